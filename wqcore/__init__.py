@@ -1,0 +1,74 @@
+"""wqcore: a job executor on PostgreSQL.
+
+The public names are those below. How a job travels, in reading order:
+
+    catalog     what kinds of jobs exist              job, outcome   what a handler receives and may say
+    client      inserting                             line/          insert → turn → execute → settle
+    shard       one worker's loop                     upkeep/        beat, share, rescue, retire
+    keeper      upkeep on its clocks                  proc/          board, children, worker, master
+    settings    every option and its default          db/            connections, statements, migrations
+"""
+
+from __future__ import annotations
+
+from wqcore.catalog import Catalog, Kind, catalog, handler, kind, resolve_queue
+from wqcore.client import Client, SyncClient
+from wqcore.errors import (
+    ArgsTooLarge,
+    ConfigError,
+    DatabaseUnavailable,
+    DeclarationError,
+    InsertError,
+    InvalidArgs,
+    LeaseLost,
+    PlannedKind,
+    PreloadError,
+    SchemaError,
+    UnknownKind,
+    UnknownQueue,
+    WqcoreError,
+)
+from wqcore.job import Job, JobState
+from wqcore.line.insert import InsertOptions
+from wqcore.outcome import Cancel, Discard, Outcome, Retry, Snooze
+from wqcore.resource import app_settings, resource
+from wqcore.settings import Settings, load
+from wqcore.version import VERSION
+
+__version__ = VERSION
+
+__all__ = [
+    "ArgsTooLarge",
+    "Cancel",
+    "Catalog",
+    "Client",
+    "ConfigError",
+    "DatabaseUnavailable",
+    "DeclarationError",
+    "Discard",
+    "InsertError",
+    "InsertOptions",
+    "InvalidArgs",
+    "Job",
+    "JobState",
+    "Kind",
+    "LeaseLost",
+    "Outcome",
+    "PlannedKind",
+    "PreloadError",
+    "Retry",
+    "SchemaError",
+    "Settings",
+    "Snooze",
+    "SyncClient",
+    "UnknownKind",
+    "UnknownQueue",
+    "WqcoreError",
+    "app_settings",
+    "catalog",
+    "handler",
+    "kind",
+    "load",
+    "resolve_queue",
+    "resource",
+]

@@ -1,0 +1,59 @@
+"""What an error of PostgreSQL means for us: repeat later, never repeat, or give up; the only place that reads SQLSTATEs."""
+
+from __future__ import annotations
+
+import psycopg
+
+from wqcore.errors import DatabaseUnavailable, SchemaError
+
+_REPEAT_LATER_CLASSES = (
+    "08",  # connection exception
+    "25",  # invalid transaction state, e.g. 25006: the server is read-only until its failover ends
+    "40",  # rollback: serialisation failure, deadlock
+    "53",  # insufficient resources: too many connections, disk full, out of memory
+    "55P03",  # lock not available within lock_timeout
+    "57",  # operator intervention: shutdown, crash, statement cancelled, cannot connect now
+    "58",  # system error: I/O
+    "XX",  # internal error
+)
+_NO_SCHEMA = {"42P01", "3F000", "42703", "42883"}  # undefined table, schema, column, function
+
+
+def is_transient(error: BaseException) -> bool:
+    """True when the same statement can succeed later, perhaps on a new connection."""
+    if isinstance(error, DatabaseUnavailable | TimeoutError | OSError):
+        return True
+    if not isinstance(error, psycopg.Error):
+        return False
+    state = error.sqlstate
+    if state is None:
+        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return state.startswith(_REPEAT_LATER_CLASSES)
+
+
+def lost_connection(error: BaseException) -> bool:
+    """True when the fate of the statement is unknown: the reply may have been lost after a commit."""
+    if not isinstance(error, psycopg.Error):
+        return isinstance(error, TimeoutError | OSError)
+    return error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
+
+
+def unavailable(error: BaseException, where: str) -> DatabaseUnavailable:
+    """The error as a sentence for people: what failed, and where the DSN led."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return DatabaseUnavailable(f"cannot use PostgreSQL at {where}: {text}")
+
+
+def schema_problem(error: BaseException, schema: str) -> SchemaError | None:
+    """A SchemaError when `error` says that our tables are not there, else None."""
+    if isinstance(error, psycopg.Error) and error.sqlstate in _NO_SCHEMA:
+        return SchemaError(
+            f"the schema {schema!r} is missing or too old for this version of wqcore: run `wqcore migrate`"
+        )
+    return None
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one line for a log: its first line, no values of parameters."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

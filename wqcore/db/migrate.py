@@ -1,0 +1,155 @@
+"""Brings a schema to the version of this code: one transaction a step, one migrator at a time, repeatable after a crash.
+
+Protocol: take an advisory lock named after the schema, read the version, apply each missing file in a transaction that
+also records it. A migrator killed midway leaves whole steps and no lock (advisory locks die with their session). A
+schema newer than the code is refused: an old program must not write into tables it does not know.
+
+A program on top can run its own line of migrations: another `Line` with its own folder and schema.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from importlib.resources.abc import Traversable
+
+import psycopg
+from psycopg import errors, sql
+
+from wqcore.db.connect import Connection
+from wqcore.db.statements import compose, without_comments
+from wqcore.errors import SchemaError
+
+LOCK_TIMEOUT_MS = 3000
+LOCK_ATTEMPTS_MAX = 20
+
+
+@dataclass(frozen=True)
+class Step:
+    """One numbered file of a line: `0001_queue.sql`."""
+
+    version: int
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of migrations: where its files are and which schema they build."""
+
+    folder: Traversable
+    schema: str
+
+    def steps(self) -> list[Step]:
+        """All steps in order. Raises SchemaError if their numbers are not 1, 2, 3 …"""
+        found = []
+        for entry in self.folder.iterdir():
+            match = re.fullmatch(r"(\d{4})_(\w+)\.sql", entry.name)
+            if match:
+                found.append(Step(int(match[1]), match[2], entry.read_text("utf-8")))
+        found.sort(key=lambda step: step.version)
+        if [step.version for step in found] != list(range(1, len(found) + 1)):
+            raise SchemaError(f"the migrations of {self.schema} are not numbered 1, 2, 3 …")
+        return found
+
+
+def queue_line(schema: str) -> Line:
+    """wqcore's own line."""
+    return Line(resources.files("wqcore.db") / "sql" / "migrations", schema)
+
+
+def version(conn: Connection, line: Line) -> int:
+    """The version of the schema in the database; 0 when it does not exist."""
+    found = conn.execute(
+        "select 1 from information_schema.tables where table_schema = %s and table_name = 'migration'", (line.schema,)
+    ).fetchone()
+    if found is None:
+        return 0
+    row = conn.execute(
+        sql.SQL("select coalesce(max(version), 0) from {}.migration").format(sql.Identifier(line.schema))
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def pending(conn: Connection, line: Line) -> list[Step]:
+    """The steps that the database has not had yet. Raises SchemaError when it is newer than this code."""
+    steps = line.steps()
+    present = version(conn, line)
+    if present > len(steps):
+        raise SchemaError(
+            f"the schema {line.schema!r} has version {present}, but this program knows versions up to {len(steps)}: "
+            "install the newer release of the program"
+        )
+    return steps[present:]
+
+
+def require_current(conn: Connection, line: Line) -> None:
+    """Raises SchemaError unless the schema is exactly at this code's version."""
+    missing = pending(conn, line)
+    if missing:
+        raise SchemaError(
+            f"the schema {line.schema!r} is at version {missing[0].version - 1}, but this program needs "
+            f"{missing[-1].version}: run `wqcore migrate`, or set database.migrate = \"auto\" for development"
+        )
+
+
+def migrate(conn: Connection, line: Line, *, say: Callable[[str], None] = lambda text: None) -> list[Step]:
+    """Applies what is pending and returns it.
+
+    `conn` must be in autocommit mode. Raises SchemaError (newer schema, or the lock could not be had within about a
+    minute) and psycopg.Error (a step failed; it left nothing behind).
+    """
+    key = f"wqcore migration of {line.schema}"
+    conn.execute("select pg_advisory_lock(hashtextextended(%s, 0))", (key,))
+    try:
+        steps = pending(conn, line)
+        for step in steps:
+            say(f"{line.schema}: applying {step.version:04d} {step.name}")
+            _apply(conn, line, step)
+        return steps
+    finally:
+        if not conn.closed:
+            conn.execute("select pg_advisory_unlock(hashtextextended(%s, 0))", (key,))
+
+
+def _apply(conn: Connection, line: Line, step: Step) -> None:
+    schema = sql.Identifier(line.schema)
+    for attempt in range(1, LOCK_ATTEMPTS_MAX + 1):
+        try:
+            with conn.transaction():
+                conn.execute(sql.SQL("set local lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
+                conn.execute("set local statement_timeout = 0")
+                if step.version == 1:
+                    conn.execute(sql.SQL("create schema if not exists {}").format(schema))
+                    conn.execute(
+                        sql.SQL(
+                            "create table {}.migration (version integer primary key, name text not null, "
+                            "applied_at timestamptz not null default now())"
+                        ).format(schema)
+                    )
+                conn.execute(compose(without_comments(step.text), line.schema))
+                conn.execute(
+                    sql.SQL("insert into {}.migration (version, name) values (%s, %s)").format(schema),
+                    (step.version, step.name),
+                )
+            return
+        except errors.LockNotAvailable:
+            if attempt == LOCK_ATTEMPTS_MAX:
+                raise SchemaError(
+                    f"migration {step.version:04d} of {line.schema!r} could not lock its tables in "
+                    f"{LOCK_ATTEMPTS_MAX} tries: end long transactions on them and run it again"
+                ) from None
+            time.sleep(1)
+
+
+def show(line: Line, steps: list[Step]) -> str:
+    """The SQL of `steps` as it would be run, for people who apply it by hand."""
+    return "\n".join(f"-- {step.version:04d} {step.name}\n{compose(step.text, line.schema).decode()}" for step in steps)
+
+
+def installed(error: psycopg.Error) -> bool:
+    """False when `error` says that the schema is not there."""
+    return error.sqlstate not in {"42P01", "3F000"}

@@ -1,0 +1,2 @@
+-- A wake-up by itself.
+select pg_notify(%(channel)s, %(payload)s)

@@ -1,0 +1,2 @@
+-- The known queues, for inserting.
+select name, slots from {schema}.queue

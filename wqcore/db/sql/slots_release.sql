@@ -1,0 +1,11 @@
+-- A shard gives slots up; jobs of theirs that still run stay in its claim, and the next owner leaves them out.
+-- Promises: fenced. Locks: the shard's row, then the slots. Repeatable: yes.
+with me as materialized (
+    select id from {schema}.shard where id = %(shard)s for no key update
+),
+freed as (
+    update {schema}.slot s set shard = null from me
+     where s.shard = me.id and s.queue = %(queue)s and s.slot = any(%(slots)s::bigint[])
+    returning s.slot
+)
+select count(*), pg_notify(%(channel)s, 'slots') from freed

@@ -1,0 +1,51 @@
+"""Wake-ups: which channel a queue's notifications use, and what they say. A hint; polling is the truth.
+
+The channel is `wq:` and a hash of schema and queue, so that any name fits PostgreSQL's 63 bytes and only the shards of
+that queue are woken. The payload is `<slot>:<priority>` for ready jobs, `due` for jobs with a time, `slots` when slots
+became free or a shard wants some; several are joined by spaces. An unreadable payload wakes everything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+
+class Wake(NamedTuple):
+    """What a notification said."""
+
+    ready: list[tuple[int, int]]
+    """(slot, priority) pairs that have new jobs."""
+    due: bool
+    slots: bool
+
+
+def channel(schema: str, queue: str) -> str:
+    """The channel of a queue, e.g. `wq:5f3a…` (35 bytes)."""
+    return "wq:" + hashlib.sha256(f"{schema}\x00{queue}".encode()).hexdigest()[:32]
+
+
+def payload(pairs: set[tuple[int, int]], *, due: bool) -> str:
+    """The payload for new jobs; more pairs than fit one notification become `all`."""
+    words = [f"{slot}:{priority}" for slot, priority in sorted(pairs)]
+    if due:
+        words.append("due")
+    return " ".join(words) if len(words) <= 500 else "all"
+
+
+def parse(text: str) -> Wake | None:
+    """What `text` says; None means: look everywhere."""
+    ready: list[tuple[int, int]] = []
+    due = slots = False
+    for word in text.split():
+        if word == "due":
+            due = True
+        elif word == "slots":
+            slots = True
+        else:
+            slot, _, priority = word.partition(":")
+            try:
+                ready.append((int(slot), int(priority)))
+            except ValueError:
+                return None
+    return Wake(ready, due, slots)

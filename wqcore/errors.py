@@ -1,0 +1,81 @@
+"""Every error that wqcore raises is a `WqcoreError`, and its text says what the reader should do.
+
+The tree::
+
+    WqcoreError
+    ├── ConfigError        a setting is wrong; `.problems` lists all of them at once
+    ├── SchemaError        the database schema is missing, older or newer than this code
+    ├── DatabaseUnavailable  PostgreSQL cannot be reached, or refuses for now; repeating later is right
+    ├── InsertError        a job was refused and nothing was written
+    │   ├── UnknownKind    no such kind in the catalog
+    │   ├── PlannedKind    the kind is declared, but its handler is not written yet
+    │   ├── UnknownQueue   no such queue in the database
+    │   ├── InvalidArgs    the arguments do not fit the kind's type
+    │   └── ArgsTooLarge   the encoded arguments exceed `insert.args_bytes_max`
+    ├── DeclarationError   a kind or a handler is declared in a way that cannot work
+    ├── PreloadError       a module did at import what must not happen before a fork
+    └── LeaseLost          this run was superseded: another process owns the job now
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class WqcoreError(Exception):
+    """Base of all errors raised by wqcore."""
+
+
+class ConfigError(WqcoreError):
+    """One or more settings are wrong.
+
+    `problems` (list of str) has one sentence a problem; each names its key and the fix.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("; ".join(self.problems))
+
+
+class SchemaError(WqcoreError):
+    """The schema in the database does not fit this version of wqcore."""
+
+
+class DatabaseUnavailable(WqcoreError):
+    """PostgreSQL could not be reached or refused the session; the operation may be repeated."""
+
+
+class InsertError(WqcoreError):
+    """A job was refused; nothing was written."""
+
+
+class UnknownKind(InsertError):
+    """The kind is not in the catalog."""
+
+
+class PlannedKind(InsertError):
+    """The kind is declared as planned: it has a type, but no handler yet."""
+
+
+class UnknownQueue(InsertError):
+    """The queue is not known to the database, so nothing would consume it."""
+
+
+class InvalidArgs(InsertError):
+    """The arguments do not fit the kind's type; the text names the field."""
+
+
+class ArgsTooLarge(InsertError):
+    """The encoded arguments are larger than `insert.args_bytes_max`."""
+
+
+class DeclarationError(WqcoreError):
+    """A kind or handler is declared in a way that cannot work."""
+
+
+class PreloadError(WqcoreError):
+    """A preloaded module started a thread, opened a socket or left a running loop before the fork."""
+
+
+class LeaseLost(WqcoreError):
+    """The shard that ran this job has lost its lease; the newest run decides the outcome."""

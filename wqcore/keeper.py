@@ -1,0 +1,228 @@
+"""The keeper: the database side of a master's decisions, in a process without user code.
+
+Its clocks: the beat (`beat_interval_s`), rescues asked for by the master (at once), rescues of dead hosts and of shards
+that no worker of ours has (every second beat), retention (every five minutes). One connection; when it is lost the
+keeper reconnects for ever and nothing that was asked is forgotten. When the keeper itself dies, the master forks
+another and repeats what it had asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+import psycopg
+
+from wqcore import clock
+from wqcore.db import faults
+from wqcore.db.connect import AsyncConnection, connect
+from wqcore.db.statements import Statements
+from wqcore.errors import WqcoreError
+from wqcore.settings import Settings
+from wqcore.upkeep.beat import beat, leave
+from wqcore.upkeep.rescue import Rescued, dead_shards, own_shards, rescue
+from wqcore.upkeep.retire import retire
+
+log = logging.getLogger("wqcore.keeper")
+
+RETIRE_EVERY_S = 300.0
+RECONNECT_MIN_S, RECONNECT_MAX_S = 0.1, 3.0
+
+
+class Keeper:
+    """The loop described above.
+
+    Args:
+        report: what the workers run, as the beat carries it.
+        started: shard → the jobs that had started on it, read from the board.
+        live_shards: the shards that the master's children have.
+        master_lives: whether the master has ticked lately.
+        answered: called when the rescue of a sheet is done.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        dsn: str,
+        process_id: str,
+        master_pid: int,
+        version: str,
+        report: Callable[[], dict[str, Any]],
+        started: Callable[[int], tuple[int, list[tuple[int, int]]]],
+        live_shards: Callable[[], set[int]],
+        master_lives: Callable[[], bool],
+        answered: Callable[[int], None],
+    ) -> None:
+        self._settings = settings
+        self._dsn = dsn
+        self._process_id = process_id
+        self._master_pid = master_pid
+        self._version = version
+        self._report = report
+        self._started = started
+        self._live_shards = live_shards
+        self._master_lives = master_lives
+        self._answered = answered
+        self._statements = Statements(settings.database.schema)
+        self._wake = asyncio.Event()
+        self._leaving = False
+        self._asked: dict[int, str] = {}
+        self._beating_since = 0.0
+        self._last_beat = 0.0
+        self._beat_at = 0.0
+        self._retire_at = 0.0
+        self._beats = 0
+        self._unknown_before: set[int] = set()
+
+    def ask(self, line: bytes) -> None:
+        """Takes an order of the master: `{"rescue": sheet number, "reason": text}`."""
+        order = orjson.loads(line)
+        self._asked[order["rescue"]] = order["reason"]
+        self._wake.set()
+
+    def leave(self) -> None:
+        """Makes `run` finish what was asked, remove the beat, and return."""
+        self._leaving = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Runs until told to leave."""
+        delay = RECONNECT_MIN_S
+        while True:
+            conn = None
+            try:
+                conn = await connect(self._dsn, self._settings.database, name="wqcore keeper")
+                delay = RECONNECT_MIN_S
+                await self._loop(conn)
+                return
+            except (psycopg.Error, WqcoreError, TimeoutError, OSError) as error:
+                self._beating_since = 0.0
+                if self._leaving:
+                    log.warning("leaving without the database: %s", faults.one_line(error))
+                    return
+                log.warning("database unavailable, trying again in %.2f s: %s", delay, faults.one_line(error))
+                await asyncio.sleep(clock.jittered(delay, 0.3))
+                delay = min(delay * 2, RECONNECT_MAX_S)
+            finally:
+                if conn is not None:
+                    conn.pgconn.finish()
+
+    async def _loop(self, conn: AsyncConnection) -> None:
+        process = self._settings.process
+        while True:
+            async with asyncio.timeout(self._settings.database.statement_timeout_s + 2):
+                for sheet, reason in list(self._asked.items()):
+                    await self._rescue_sheet(conn, sheet, reason)
+                if self._leaving:
+                    await leave(conn, self._statements, process=self._process_id, dead_after_s=process.dead_after_s)
+                    return
+                now = clock.monotonic()
+                if now >= self._beat_at and self._master_lives():
+                    self._beat_at = now + clock.jittered(process.beat_interval_s)
+                    await self._beat(conn)
+                if now >= self._retire_at:
+                    self._retire_at = now + clock.jittered(RETIRE_EVERY_S)
+                    for line in await retire(conn, self._statements, self._settings.retention):
+                        log.info("history: %s", line)
+            await self._sleep()
+
+    async def _sleep(self) -> None:
+        self._wake.clear()
+        if self._asked or self._leaving:
+            return
+        try:
+            async with asyncio.timeout(max(0.02, min(self._beat_at - clock.monotonic(), 1.0))):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    async def _beat(self, conn: AsyncConnection) -> None:
+        process = self._settings.process
+        began = clock.monotonic()
+        if began - self._last_beat > process.dead_after_s / 2:
+            self._beating_since = began  # we were silent ourselves: others' silence proves nothing yet
+        group = process.group if isinstance(process.group, str) else None
+        await beat(
+            conn,
+            self._statements,
+            process=self._process_id,
+            host=socket.gethostname(),
+            pid=self._master_pid,
+            group=group,
+            version=self._version,
+            report=self._report(),
+        )
+        self._last_beat = clock.monotonic()
+        self._beats += 1
+        if self._beats % 2 == 0:
+            await self._rescue_unknown(conn)
+            if self._last_beat - self._beating_since > process.dead_after_s:
+                await self._rescue_dead_hosts(conn)
+
+    async def _rescue_sheet(self, conn: AsyncConnection, sheet: int, reason: str) -> None:
+        shard, started = self._started(sheet)
+        rescued = await self._rescue(conn, shard, started, reason, suspect_rest=False)
+        self._asked.pop(sheet, None)
+        self._answered(sheet)
+        if rescued is not None:
+            log.warning(
+                "rescued shard of %s: %s; %d jobs had started (%d run again, %d discarded), %d were held",
+                rescued.queue, reason, len(started), rescued.again, rescued.ended, rescued.held,
+            )
+
+    async def _rescue_dead_hosts(self, conn: AsyncConnection) -> None:
+        dead_after_s = self._settings.process.dead_after_s
+        dead = await dead_shards(conn, self._statements, process=self._process_id, dead_after_s=dead_after_s)
+        for shard in dead:
+            reason = f"host died ({shard.host or 'unknown'}, master {shard.pid or 'unknown'} silent for {dead_after_s:g} s)"
+            rescued = await self._rescue(conn, shard.id, shard.started, reason, suspect_rest=True)
+            if rescued is not None:
+                log.warning(
+                    "rescued shard of %s: %s; %d run again, %d discarded, %d were held",
+                    rescued.queue, reason, rescued.again, rescued.ended, rescued.held,
+                )
+        if dead:
+            await leave(conn, self._statements, process=None, dead_after_s=dead_after_s)
+
+    async def _rescue_unknown(self, conn: AsyncConnection) -> None:
+        """Shards under our process that none of our children has: seen twice, they are left-overs of a lost order."""
+        known = self._live_shards()
+        unknown = {id_ for id_ in await own_shards(conn, self._statements, process=self._process_id) if id_ not in known}
+        for shard in unknown & self._unknown_before:
+            await self._rescue(conn, shard, [], "worker gone without a trace", suspect_rest=True)
+            log.warning("rescued a shard that no worker has")
+        self._unknown_before = unknown
+
+    async def _rescue(
+        self, conn: AsyncConnection, shard: int, started: list[tuple[int, int]], reason: str, *, suspect_rest: bool
+    ) -> Rescued | None:
+        return await rescue(
+            conn,
+            self._statements,
+            shard=shard,
+            started=started,
+            reason=reason,
+            deaths_max=self._settings.process.deaths_max,
+            keep=self._settings.retention.discarded_hours > 0,
+            suspect_rest=suspect_rest,
+        )
+
+
+def read_lines(descriptor: int, take: Callable[[bytes], None]) -> Callable[[], None]:
+    """A reader callback for a pipe that hands whole lines to `take`."""
+    rest = b""
+
+    def readable() -> None:
+        nonlocal rest
+        data = os.read(descriptor, 65536)
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            take(line)
+
+    return readable

@@ -1,0 +1,116 @@
+"""From settings to a running master: the database made ready, the modules preloaded, the places decided.
+
+Everything that needs a connection happens here and is closed before the master forks.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from msgspec import UNSET
+from setproctitle import setproctitle
+
+from wqcore.catalog import catalog
+from wqcore.db import embedded, faults, migrate
+from wqcore.db.connect import Connection, connect_sync, describe
+from wqcore.db.statements import Statements
+from wqcore.errors import ConfigError
+from wqcore.proc.children import Place
+from wqcore.proc.master import Master, Orders
+from wqcore.proc.preload import preload
+from wqcore.settings import Settings
+from wqcore.version import VERSION
+
+CHILD_MODULES = ["wqcore.proc.entry"]
+
+
+@contextmanager
+def database(settings: Settings) -> Iterator[str]:
+    """The DSN to use; an embedded server is started for as long as the context lasts. Raises ConfigError."""
+    if settings.database.embedded:
+        server = embedded.start(settings.database.embedded_path, version=settings.database.embedded_version)
+        try:
+            yield server.dsn
+        finally:
+            server.stop()
+    elif settings.database.dsn is UNSET or not isinstance(settings.database.dsn, str):
+        raise ConfigError(["database.dsn is not set"])
+    else:
+        yield settings.database.dsn
+
+
+def prepare(settings: Settings, dsn: str, say: Callable[[str], None]) -> None:
+    """Makes schema and queues ready. Raises SchemaError, DatabaseUnavailable or ConfigError."""
+    conn = connect_sync(dsn, settings.database, name="wqcore launch")
+    try:
+        line = migrate.queue_line(settings.database.schema)
+        if settings.database.migrate == "auto":
+            migrate.migrate(conn, line, say=say)
+        else:
+            migrate.require_current(conn, line)
+        sync_queues(conn, settings)
+    except Exception as error:
+        if faults.is_transient(error):
+            raise faults.unavailable(error, describe(dsn)) from error
+        raise
+    finally:
+        conn.close()
+
+
+def sync_queues(conn: Connection, settings: Settings) -> None:
+    """Makes the configured queues known to the database. Raises ConfigError when a queue has other slots there."""
+    statements = Statements(settings.database.schema)
+    problems = []
+    for name, queue in settings.queues.items():
+        row = conn.execute(statements["sync_queue"], {"queue": name, "slots": queue.slots}).fetchone()
+        if row is not None and row[0] != queue.slots:
+            problems.append(
+                f"queues.{name}.slots = {queue.slots}, but the database has {row[0]}: serial keys are hashed by it, so "
+                f"it is fixed at the first start; write slots = {row[0]}"
+            )
+    if problems:
+        raise ConfigError(problems)
+
+
+def run(settings: Settings, dsn: str, say: Callable[[str], None]) -> int:
+    """Runs a master until it is drained; the exit code. Raises PreloadError or ConfigError before anything is forked."""
+    queues = settings.queues_here()
+    if not queues:
+        raise ConfigError(["no queue is configured: add a table such as [queues.default]"])
+    setproctitle("wqcore: master starting")
+    modules = [*CHILD_MODULES, *(settings.process.handlers if settings.process.preload else [])]
+    preload(modules, timeout_s=settings.process.boot_timeout_s)
+    if settings.process.preload and settings.process.handlers and not len(catalog):
+        raise ConfigError(
+            [f"process.handlers = {settings.process.handlers} declare no kind: put @wqcore.kind on an args type there"]
+        )
+    group = settings.process.group if isinstance(settings.process.group, str) else "all queues"
+    title = f"wqcore: master {group}"
+    setproctitle(title)
+    from wqcore.proc.entry import Program  # imported by the preload above; its import opens no connection
+
+    orders = Orders(
+        places=places(settings),
+        worker_entry="wqcore.proc.entry:worker",
+        keeper_entry="wqcore.proc.entry:keeper",
+        program=Program(settings, dsn, str(uuid.uuid4()), VERSION),
+        drain_timeout_s=settings.process.drain_timeout_s,
+        cancel_grace_s=settings.process.cancel_grace_s,
+        boot_timeout_s=settings.process.boot_timeout_s,
+        loop_stuck_s=settings.process.loop_stuck_s,
+        dead_after_s=settings.process.dead_after_s,
+    )
+    return Master(orders, title=setproctitle, say=say).run()
+
+
+def places(settings: Settings) -> list[Place]:
+    """One place a worker process; the workers of a queue are split evenly over its processes."""
+    found = []
+    for name, queue in settings.queues_here().items():
+        count = queue.process_count()
+        for number in range(count):
+            workers = queue.workers // count + (1 if number < queue.workers % count else 0)
+            found.append(Place(f"{name}/{number}", name, workers))
+    return found

@@ -1,0 +1,155 @@
+"""Turns typed args into the row of a job, or refuses with an error that names the field and the fix.
+
+Nothing reaches the database that its worker could not decode: the args are encoded and decoded once here. A slot is
+chosen by the hash of the serial key (so that one shard sees all jobs of a key), or in turn when there is none.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from wqcore import clock
+from wqcore.catalog import Kind
+from wqcore.errors import ArgsTooLarge, InsertError, InvalidArgs, UnknownQueue
+from wqcore.job import ATTEMPTS_MAX, PRIORITY_MAX, PRIORITY_MIN, check_name
+
+
+class InsertOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a call may choose for one job; None keeps what the kind declares.
+
+    Attributes:
+        queue (str): another queue than the kind's.
+        priority (int): −1000 … 1000, a higher number runs first.
+        max_attempts (int): 1 … 1000.
+        run_at (datetime with time zone): not before this time; None = now.
+        serial_key (str): at most one job of a key runs at a time.
+        metadata (mapping): JSON object kept beside the args.
+    """
+
+    queue: str | None = None
+    priority: int | None = None
+    max_attempts: int | None = None
+    run_at: dt.datetime | None = None
+    serial_key: str | None = None
+    metadata: Mapping[str, Any] | None = None
+
+
+NO_OPTIONS = InsertOptions()
+
+
+class NewJob(NamedTuple):
+    """The columns of a job to insert, in the order of `copy.sql`."""
+
+    queue: str
+    slot: int
+    priority: int
+    run_at: dt.datetime | None
+    kind: str
+    max_attempts: int
+    serial_key: str | None
+    metadata: str | None
+    args: str
+
+
+class Inserter:
+    """Makes rows for the queues that the database knows."""
+
+    def __init__(self, slots: Mapping[str, int], args_bytes_max: int) -> None:
+        self._slots = dict(slots)
+        self._args_bytes_max = args_bytes_max
+        self._next = clock.randrange(256)
+
+    def row(self, kind: Kind, args: msgspec.Struct, options: InsertOptions = NO_OPTIONS) -> NewJob:
+        """The row for `args`. Raises UnknownQueue, InvalidArgs, ArgsTooLarge or InsertError."""
+        text = self._encoded(kind, args)
+        queue, serial_key = kind.queue, kind.serial_key(args) if kind.serial_key is not None else None
+        priority, max_attempts, run_at, metadata = kind.priority, kind.max_attempts, None, None
+        if options is not NO_OPTIONS:
+            queue = options.queue if options.queue is not None else queue
+            serial_key = options.serial_key if options.serial_key is not None else serial_key
+            priority = options.priority if options.priority is not None else priority
+            max_attempts = options.max_attempts if options.max_attempts is not None else max_attempts
+            run_at, metadata = _checked(options)
+        slots = self._slots.get(queue)
+        if slots is None:
+            known = ", ".join(sorted(self._slots)) or "none"
+            raise UnknownQueue(
+                f"unknown queue {queue!r} for kind {kind.name!r}; known are: {known}. Add [queues.{queue}] to the "
+                "configuration of a master and start it (or run `wqcore migrate` with it), or correct the name"
+            )
+        if serial_key is not None:
+            problem = check_name("serial key", serial_key)
+            if problem:
+                raise InsertError(problem)
+            slot = slot_of(serial_key, slots)
+        else:
+            self._next += 1
+            slot = self._next % slots
+        return NewJob(queue, slot, priority, run_at, kind.name, max_attempts, serial_key, metadata, text)
+
+    def _encoded(self, kind: Kind, args: msgspec.Struct) -> str:
+        try:
+            data = kind.encode(args)
+            if len(data) <= self._args_bytes_max:
+                kind.decode(data)
+        except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
+            raise InvalidArgs(f"args of {kind.name} do not fit {kind.args_type.__name__}: {error}") from None
+        if len(data) > self._args_bytes_max:
+            raise ArgsTooLarge(
+                f"args of {kind.name} take {len(data)} bytes; insert.args_bytes_max is {self._args_bytes_max}: "
+                "store the bulk elsewhere and pass a reference, or raise the limit"
+            )
+        if b"\\u0000" in data and _has_nul(msgspec.json.decode(data)):
+            field = _field_with_nul(msgspec.json.decode(data))
+            raise InvalidArgs(
+                f"args of {kind.name}: {field} contains a NUL character, which PostgreSQL cannot store; remove it"
+            )
+        return data.decode()
+
+
+def slot_of(serial_key: str, slots: int) -> int:
+    """The slot of a serial key: the first four bytes of its SHA-256, modulo the queue's slots (SQL computes the same)."""
+    return int.from_bytes(hashlib.sha256(serial_key.encode()).digest()[:4]) % slots
+
+
+def _checked(options: InsertOptions) -> tuple[dt.datetime | None, str | None]:
+    """run_at and encoded metadata of the options. Raises InsertError for a value out of range."""
+    if options.priority is not None and not PRIORITY_MIN <= options.priority <= PRIORITY_MAX:
+        raise InsertError(f"priority {options.priority} is outside {PRIORITY_MIN} … {PRIORITY_MAX}")
+    if options.max_attempts is not None and not 1 <= options.max_attempts <= ATTEMPTS_MAX:
+        raise InsertError(f"max_attempts {options.max_attempts} is outside 1 … {ATTEMPTS_MAX}")
+    if options.run_at is not None and options.run_at.tzinfo is None:
+        raise InsertError(f"run_at {options.run_at} has no time zone; use datetime.now(UTC) or attach one")
+    if options.metadata is None:
+        return options.run_at, None
+    try:
+        metadata = msgspec.json.encode(options.metadata).decode()
+    except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
+        raise InsertError(f"metadata cannot be written as JSON: {error}") from None
+    return options.run_at, metadata
+
+
+def _has_nul(value: object) -> bool:
+    return _field_with_nul(value) != ""
+
+
+def _field_with_nul(value: object, path: str = "$") -> str:
+    """The JSON path of the first text with a NUL, or an empty string."""
+    if isinstance(value, str):
+        return path if "\x00" in value else ""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            found = f"a key of {path}" if "\x00" in key else _field_with_nul(inner, f"{path}.{key}")
+            if found:
+                return found
+    if isinstance(value, list):
+        for index, inner in enumerate(value):
+            found = _field_with_nul(inner, f"{path}[{index}]")
+            if found:
+                return found
+    return ""

@@ -1,0 +1,182 @@
+"""Where each fetch goes on: a cursor per slot and priority, so that no fetch walks over rows that are gone.
+
+A lane is one slot at one priority, read in the order of ids. Three things can appear behind its cursor, and each has
+its way back:
+
+- a job whose transaction committed late. The *floor* is an id below which nothing can appear any more: at a look we
+  remember the newest id drawn, at the next look the newest xid given; once every transaction older than that xid has
+  ended, every id up to the remembered one is visible or never will be. (Every insert takes its xid before its id.)
+  A look that finds something between floor and cursor sends the lanes back to the floor.
+- a job that this shard gave back or whose revision changed while it ran: its lane goes back to just before it.
+- a job that another shard held when we took its slot: its slot's lanes start anew once the other has let go.
+
+A lane that was sent back reads past jobs that the shard already holds, so their ids must be excluded until it has
+caught up; `behind()` says whether any is.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from wqcore.job import PRIORITY_MAX, PRIORITY_MIN, Row
+
+PRIORITIES_MAX = 32
+"""Priorities that keep lanes of their own; beyond it the lowest is forgotten and found again from its head."""
+
+
+class Lanes:
+    """The cursors of one shard. Pure: no clock, no database."""
+
+    def __init__(self, priorities: Iterable[int]) -> None:
+        self.slots: list[int] = []
+        self.floor = 0
+        self._priorities = sorted(set(priorities), reverse=True)
+        self._after: dict[tuple[int, int], int] = {}
+        self._top: dict[tuple[int, int], int] = {}
+        self._due_after: dict[int, tuple[int, int]] = {}
+        self._due_top: dict[int, tuple[int, int]] = {}
+        self._behind: set[tuple[int, int]] = set()
+        self._due_behind: set[int] = set()
+        self._turned = 0
+        self._sequence_seen: int | None = None
+        self._marks: deque[tuple[int, int]] = deque()
+        self._plan: list[tuple[int, int]] = []
+
+    def set_slots(self, slots: Sequence[int]) -> None:
+        """The slots owned now. New ones start at their head; lost ones are forgotten."""
+        for slot in set(self.slots) - set(slots):
+            self._forget(slot)
+        self.slots = sorted(slots)
+
+    def learn(self, priority: int) -> None:
+        """Gives a priority lanes of its own."""
+        if priority not in self._priorities:
+            self._priorities = sorted([*self._priorities, priority], reverse=True)
+            if len(self._priorities) > PRIORITIES_MAX:
+                lowest = self._priorities.pop()
+                for slot in self.slots:
+                    self._restart((lowest, slot))
+
+    def plan(self) -> tuple[list[int], list[int], list[int]]:
+        """(slots, priorities, cursors) to read, the highest priority first, another slot first at each turn."""
+        self._turned += 1
+        start = self._turned % len(self.slots) if self.slots else 0
+        turned = self.slots[start:] + self.slots[:start]
+        self._plan = [(priority, slot) for priority in self._priorities for slot in turned]
+        after = self._after
+        return (
+            [slot for _, slot in self._plan],
+            [priority for priority, _ in self._plan],
+            [after.get(lane, 0) for lane in self._plan],
+        )
+
+    def plan_due(self) -> tuple[list[int], list[int], list[int]]:
+        """(slots, cursor times in µs, cursor ids) of the rows with a time."""
+        first = (-(2**62), 0)
+        cursors = [self._due_after.get(slot, first) for slot in self.slots]
+        return self.slots, [at for at, _ in cursors], [id_ for _, id_ in cursors]
+
+    def gaps(self) -> tuple[list[int], list[int]]:
+        """Open intervals (above, below) of priorities that have no lane yet."""
+        edges = [PRIORITY_MAX + 1, *self._priorities, PRIORITY_MIN - 1]
+        return edges[1:], edges[:-1]
+
+    def behind(self) -> bool:
+        """True while some lane re-reads rows that the shard may hold."""
+        return bool(self._behind or self._due_behind)
+
+    def took(self, rows: Sequence[tuple[Any, ...]], limit: int) -> bool:
+        """Moves the cursors past what the last plan returned; True when a limit was hit, so that there may be more."""
+        after, last = self._after, None
+        ready = due = 0
+        due_last: dict[int, tuple[int, int]] = {}
+        for row in rows:
+            run_at = row[Row.RUN_AT]
+            if run_at is None:
+                ready += 1
+                last = (row[Row.PRIORITY], row[Row.SLOT])
+                after[last] = row[Row.ID]
+            else:
+                due += 1
+                due_last[row[Row.SLOT]] = (run_at, row[Row.ID])
+        if self._behind:
+            self._catch_up(last if ready >= limit else None)
+        for slot, cursor in due_last.items():
+            self._due_after[slot] = cursor
+        if self._due_behind and due < limit:
+            for slot in self._due_behind:
+                first = (-(2**62), 0)
+                self._due_after[slot] = max(self._due_after.get(slot, first), self._due_top.get(slot, first))
+            self._due_behind.clear()
+        return ready >= limit or due >= limit
+
+    def look(self, sequence: int, oldest_xid: int, next_xid: int, *, late: bool) -> None:
+        """Takes in a look at the database; moves the floor up, or sends the lanes back to it when `late`."""
+        if late:
+            self.rewind_to(self.floor)
+        elif not self._behind:
+            while self._marks and self._marks[0][1] <= oldest_xid:
+                self.floor = max(self.floor, self._marks.popleft()[0])
+        if self._sequence_seen is not None and (not self._marks or self._marks[-1][0] < self._sequence_seen):
+            self._marks.append((self._sequence_seen, next_xid))
+        self._sequence_seen = sequence
+
+    def rewind_to(self, floor: int) -> None:
+        """Sends every lane that is beyond `floor` back to it."""
+        for lane, cursor in self._after.items():
+            if cursor > floor:
+                self._send_back(lane, floor)
+
+    def rewind_before(self, slot: int, priority: int, job_id: int) -> None:
+        """Sends one lane back to just before a job, and lets due jobs of its slot be read anew."""
+        if self._after.get((priority, slot), 0) >= job_id:
+            self._send_back((priority, slot), job_id - 1)
+        self.rewind_due([slot])
+
+    def rewind_slot(self, slot: int) -> None:
+        """Starts all lanes of a slot anew."""
+        for lane in [lane for lane in self._after if lane[1] == slot]:
+            self._send_back(lane, 0)
+        self.rewind_due([slot])
+
+    def rewind_due(self, slots: Iterable[int]) -> None:
+        """Reads the due rows of these slots from the oldest on."""
+        for slot in slots:
+            cursor = self._due_after.pop(slot, None)
+            if cursor is not None:
+                self._due_top[slot] = max(cursor, self._due_top.get(slot, cursor))
+                self._due_behind.add(slot)
+
+    def newest_beyond_floor(self) -> int:
+        """How many ids lie between the floor and the furthest cursor: what going back to the floor may cost."""
+        return max(self._after.values(), default=0) - self.floor
+
+    def _send_back(self, lane: tuple[int, int], after: int) -> None:
+        self._top[lane] = max(self._after[lane], self._top.get(lane, 0))
+        self._after[lane] = after
+        self._behind.add(lane)
+
+    def _catch_up(self, partial: tuple[int, int] | None) -> None:
+        """Lanes that were read to their end go on from where they had been; `partial` is where a limit stopped us."""
+        for lane in self._plan:
+            if lane == partial:
+                if self._after[lane] >= self._top.get(lane, 0):
+                    self._behind.discard(lane)
+                return
+            if lane in self._behind:
+                self._after[lane] = max(self._after[lane], self._top.get(lane, 0))
+                self._behind.discard(lane)
+
+    def _restart(self, lane: tuple[int, int]) -> None:
+        self._after.pop(lane, None)
+        self._top.pop(lane, None)
+        self._behind.discard(lane)
+
+    def _forget(self, slot: int) -> None:
+        for lane in [lane for lane in self._after if lane[1] == slot]:
+            self._restart(lane)
+        self._due_after.pop(slot, None)
+        self._due_top.pop(slot, None)
+        self._due_behind.discard(slot)

@@ -1,0 +1,93 @@
+"""What became of each run, kept until the database has it: completed, runs again, or ended.
+
+Completed jobs ride with the next turn. The others are statements of their own, sent before that turn, because the turn
+drops them from the claim. A text that PostgreSQL refuses must not hold up its batch: texts are cleaned here, and a
+batch that is refused all the same is halved until the offender stands alone.
+"""
+
+from __future__ import annotations
+
+import re
+import traceback
+from typing import Any, NamedTuple
+
+import msgspec
+
+from wqcore.job import ERROR_TEXT_CHARS_MAX, Row
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+class Again(NamedTuple):
+    """A job that runs again. `error` is None for a snooze, which leaves `attempt` as it was."""
+
+    id: int
+    revision: int
+    attempt: int
+    delay_s: float
+    error: str | None
+
+
+class Ended(NamedTuple):
+    """A job that ended without completing."""
+
+    id: int
+    revision: int
+    began: float
+    outcome: str
+    error: str
+
+
+class Outcomes:
+    """What one shard has to tell the database."""
+
+    def __init__(self) -> None:
+        self.done_ids: list[int] = []
+        self.done_revisions: list[int] = []
+        self.done_began: list[float] = []
+        self.again: list[Again] = []
+        self.ended: list[Ended] = []
+
+    def __len__(self) -> int:
+        return len(self.done_ids) + len(self.again) + len(self.ended)
+
+    def ids(self) -> list[int]:
+        """The ids of all jobs in here."""
+        return self.done_ids + [item.id for item in self.again] + [item.id for item in self.ended]
+
+    def absorb(self, other: Outcomes) -> None:
+        """Takes over what `other` has; used when a turn failed and must be sent again."""
+        self.done_ids[:0] = other.done_ids
+        self.done_revisions[:0] = other.done_revisions
+        self.done_began[:0] = other.done_began
+        self.again[:0] = other.again
+        self.ended[:0] = other.ended
+
+
+def error_of(row: tuple[Any, ...], error: BaseException | str) -> str:
+    """The JSON object that the job's `errors` keep of a failed attempt: attempt, class, message, traceback."""
+    entry: dict[str, Any] = {"attempt": row[Row.ATTEMPT] + 1}
+    if isinstance(error, str):
+        entry["error"] = clean(error)
+    else:
+        entry["class"] = type(error).__qualname__
+        entry["error"] = clean(_text(error))
+        # frames only: source lines and locals can hold secrets that a table should not
+        entry["traceback"] = [
+            f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in traceback.extract_tb(error.__traceback__)[-12:]
+        ]
+    return msgspec.json.encode(entry).decode()
+
+
+def clean(text: str) -> str:
+    """`text` as PostgreSQL can store it: no NUL, no lone surrogate, at most `ERROR_TEXT_CHARS_MAX` characters."""
+    if len(text) > ERROR_TEXT_CHARS_MAX:
+        text = text[:ERROR_TEXT_CHARS_MAX] + f"… ({len(text)} characters)"
+    return _UNSTORABLE.sub("\ufffd", text)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # a __str__ of user code can raise anything, and an error without a text is still an error
+        return f"({type(error).__qualname__} without a readable text)"

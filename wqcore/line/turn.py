@@ -1,0 +1,240 @@
+"""The protocol between a shard and the database: every statement a shard sends, as a method.
+
+Nothing here decides; it encodes, sends, decodes. A statement that finds the shard's row gone raises Fenced, and the
+caller must stop at once and write nothing. Every other failure leaves the connection unusable and may be repeated on a
+new one: each statement says in its file why that is safe.
+
+What a crash leaves behind: before the commit, nothing; after it, what the statement's file promises. A lost reply to a
+turn loses only the knowledge of what was claimed; the next turn writes the claim anew from memory and reads the same
+rows again, because no cursor has moved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import psycopg
+
+from wqcore import clock
+from wqcore.db import faults
+from wqcore.db.connect import AsyncConnection, BigIntArray
+from wqcore.db.statements import Statements
+from wqcore.job import ERRORS_KEPT_MAX
+from wqcore.line.lanes import Lanes
+from wqcore.line.settle import Again, Ended, Outcomes
+
+REPLY_GRACE_S = 2.0
+"""How much longer than the server's own statement_timeout we wait for a reply."""
+
+
+class Fenced(Exception):  # noqa: N818 - a state of the protocol
+    """The shard's row is gone: another process owns its jobs now."""
+
+
+class Turned(NamedTuple):
+    """What a turn brought back."""
+
+    rows: list[tuple[Any, ...]]
+    done_count: int
+    claimed: bool
+
+
+class Look(NamedTuple):
+    """What a look showed; the fields are those of peek.sql."""
+
+    alive: bool
+    shards: int
+    free_slots: int
+    paused: bool
+    sequence: int
+    now_us: int
+    oldest_xid: int
+    next_xid: int
+    ready: bool
+    late: bool
+    due: bool
+    next_due_us: int | None
+    gap_priority: int | None
+
+
+class Protocol:
+    """The statements of one shard on one connection."""
+
+    def __init__(
+        self, statements: Statements, *, shard: int, queue: str, channel: str, reply_timeout_s: float, keep: Sequence[str]
+    ) -> None:
+        self._sql = statements
+        self._shard = shard
+        self._queue = queue
+        self._channel = channel
+        self._reply_timeout_s = reply_timeout_s + REPLY_GRACE_S
+        self._keep = list(keep)
+        self._turn = clock.monotonic_ns()
+        self._since = 0
+        self.conn: AsyncConnection | None = None
+
+    async def register(self, process: str) -> None:
+        """Takes the lease."""
+        await self._send("shard_register", process=process, channel=self._channel)
+
+    async def leave(self) -> None:
+        """Gives the lease, the slots and the journal up."""
+        await self._send("shard_leave", channel=self._channel)
+
+    async def turn(
+        self,
+        done: Outcomes,
+        lanes: Lanes,
+        *,
+        limit: int,
+        held: list[int],
+        exclude: list[int],
+        busy_keys: list[str],
+        changed: bool,
+    ) -> Turned:
+        """Acknowledges `done` and claims up to `limit` ready and `limit` due rows; `held` is what the shard keeps."""
+        now = clock.monotonic()
+        slots, priorities, after = lanes.plan() if limit else ([], [], [])
+        due_slots, due_at, due_id = lanes.plan_due() if limit else ([], [], [])
+        self._turn += 1
+        rows = await self._send(
+            "turn",
+            durable=bool(done.done_ids),
+            done_ids=BigIntArray(done.done_ids),
+            done_revisions=BigIntArray(done.done_revisions),
+            done_ago_us=BigIntArray([int((now - began) * 1e6) for began in done.done_began]),
+            keep="completed" in self._keep,
+            lane_slots=BigIntArray(slots),
+            lane_priorities=BigIntArray(priorities),
+            lane_after=BigIntArray(after),
+            due_slots=BigIntArray(due_slots),
+            due_after_us=BigIntArray(due_at),
+            due_after_id=BigIntArray(due_id),
+            exclude=BigIntArray(exclude),
+            busy_keys=busy_keys,
+            n=limit,
+            turn=self._turn,
+            since=self._since,
+            held=BigIntArray(held),
+            changed=changed,
+        )
+        if not rows:
+            raise Fenced
+        done_count, claimed = rows[0][-2:]
+        if claimed:
+            self._since = self._turn
+        return Turned(rows if rows[0][0] is not None else [], done_count, bool(claimed))
+
+    async def look(self, lanes: Lanes, exclude: list[int]) -> Look:
+        """Looks for work and at the lease without writing. Raises Fenced."""
+        slots, priorities, after = lanes.plan()
+        above, below = lanes.gaps()
+        rows = await self._send(
+            "peek",
+            lane_slots=BigIntArray(slots),
+            lane_priorities=BigIntArray(priorities),
+            lane_after=BigIntArray(after),
+            slots=BigIntArray(lanes.slots),
+            gap_above=BigIntArray(above),
+            gap_below=BigIntArray(below),
+            floor=lanes.floor,
+            exclude=BigIntArray(exclude),
+        )
+        look = Look(*rows[0])
+        if not look.alive:
+            raise Fenced
+        return look
+
+    async def retry(self, items: list[Again]) -> None:
+        """Writes jobs that run again."""
+        await self._settle("settle_retry", items, self._retry_columns)
+
+    async def end(self, items: list[Ended]) -> None:
+        """Writes jobs that ended without completing."""
+        await self._settle("settle_end", items, self._end_columns)
+
+    async def take_slots(self, count: int) -> list[int]:
+        """Takes up to `count` free slots; returns all that it owns then."""
+        await self._send("slots_take", n=count)
+        return [slot for (slot,) in await self._send("slots_owned")]
+
+    async def owned_slots(self) -> list[int]:
+        """The slots that the table says are ours."""
+        return [slot for (slot,) in await self._send("slots_owned")]
+
+    async def release_slots(self, slots: Sequence[int]) -> None:
+        """Gives slots up and wakes the queue's other shards."""
+        await self._send("slots_release", slots=BigIntArray(list(slots)), channel=self._channel)
+
+    async def held_elsewhere(self, slots: Sequence[int]) -> list[tuple[int, int, str | None]]:
+        """(id, slot, serial key) of jobs in `slots` that other shards still hold."""
+        return await self._send("held_elsewhere", slots=BigIntArray(list(slots)))
+
+    async def remaining(self, ids: list[int]) -> list[tuple[int, int, int]]:
+        """(id, slot, priority) of those jobs that are still unfinished."""
+        return await self._send("remaining", ids=BigIntArray(ids))
+
+    async def complete_tx(
+        self, conn: AsyncConnection, *, job_id: int, revision: int, ago_us: int
+    ) -> bool:
+        """Completes a job in the caller's transaction; False when the lease is lost."""
+        cursor = await conn.execute(
+            self._sql["complete_tx"],
+            {"shard": self._shard, "id": job_id, "revision": revision, "ago_us": ago_us, "keep": "completed" in self._keep},
+        )
+        return await cursor.fetchone() is not None
+
+    def _retry_columns(self, items: Sequence[Again]) -> dict[str, Any]:
+        return {
+            "ids": BigIntArray([item.id for item in items]),
+            "revisions": BigIntArray([item.revision for item in items]),
+            "attempts": BigIntArray([item.attempt for item in items]),
+            "delays_s": [item.delay_s for item in items],
+            "errors": [item.error for item in items],
+        }
+
+    def _end_columns(self, items: Sequence[Ended]) -> dict[str, Any]:
+        now = clock.monotonic()
+        return {
+            "ids": BigIntArray([item.id for item in items]),
+            "revisions": BigIntArray([item.revision for item in items]),
+            "ago_us": BigIntArray([int((now - item.began) * 1e6) for item in items]),
+            "outcomes": [item.outcome for item in items],
+            "errors": [item.error for item in items],
+            "keep": self._keep,
+        }
+
+    async def _settle(self, name: str, items: list[Any], columns: Any) -> None:
+        """Sends a batch; one that PostgreSQL refuses for its data is halved until the offender is alone."""
+        if not items:
+            return
+        try:
+            rows = await self._send(name, errors_kept=ERRORS_KEPT_MAX, **columns(items))
+        except psycopg.Error as error:
+            if faults.is_transient(error):
+                raise
+            if len(items) > 1:
+                middle = len(items) // 2
+                await self._settle(name, items[:middle], columns)
+                await self._settle(name, items[middle:], columns)
+                return
+            if items[0].error == _UNSTORABLE:
+                raise
+            await self._settle(name, [items[0]._replace(error=_UNSTORABLE)], columns)
+            return
+        if not rows:
+            raise Fenced
+
+    async def _send(self, name: str, **params: Any) -> list[tuple[Any, ...]]:
+        if self.conn is None:
+            raise psycopg.OperationalError("not connected")
+        params["shard"] = self._shard
+        params["queue"] = self._queue
+        async with asyncio.timeout(self._reply_timeout_s):
+            cursor = await self.conn.execute(self._sql[name], params, prepare=True, binary=True)
+            return await cursor.fetchall() if cursor.description is not None else []
+
+
+_UNSTORABLE = '{"error": "an error whose text PostgreSQL refused to store"}'

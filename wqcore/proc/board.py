@@ -1,0 +1,182 @@
+"""One shared anonymous page range, mapped before the first fork: what the master can know without asking anybody.
+
+Each child owns one *sheet* and is its only writer. A worker writes on it, before a handler's first step, which job runs
+on which seat, and keeps it there until the outcome is in the database. After a SIGKILL the master therefore knows which
+claimed jobs had started. All values are 64-bit integers; readers may see a sheet between two writes, never half a value.
+
+Sheet: header (`_HEADER` words), then four words a seat (job id, attempt, kind number, start in ns), then a ring of
+(job id, attempt) for runs that have ended but are not acknowledged yet, then the names of the kinds as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+from typing import NamedTuple
+
+_HEADER = 16
+_SEAT_WORDS = 4
+RING_JOBS_MAX = 16384
+"""A worker holds at most its seats, its prefetch (4 batches) and one batch of due jobs; far below this."""
+_NAMES_WORDS = 1024
+
+BOOT, WORKING, DRAINING = 1, 2, 3
+
+_STATE, _TICK, _SHARD, _RUNNING, _COMPLETED, _FAILED, _HEAD, _TAIL, _NAMES = range(9)
+
+
+class RunningJob(NamedTuple):
+    """A job as the board shows it."""
+
+    id: int
+    attempt: int
+    """The attempt number before this run (0 on the first)."""
+    kind: str
+    began_ns: int
+
+
+class Sheet:
+    """One child's part of the board."""
+
+    def __init__(self, words: memoryview, seats: int) -> None:
+        self._words = words
+        self.seats = seats
+        self._ring = _HEADER + seats * _SEAT_WORDS
+        self._names = self._ring + 2 * RING_JOBS_MAX
+
+    # --- written by the child ---------------------------------------------------------------------------------------
+
+    def started(self, seat: int, job_id: int, attempt: int, kind: int, began_ns: int) -> None:
+        """A job is about to run on a seat."""
+        words, at = self._words, _HEADER + seat * _SEAT_WORDS
+        words[at + 1] = attempt
+        words[at + 2] = kind
+        words[at + 3] = began_ns
+        words[at] = job_id
+
+    def finished(self, seat: int) -> None:
+        """The run on a seat has ended; it counts as started until it is acknowledged."""
+        words, at = self._words, _HEADER + seat * _SEAT_WORDS
+        head = words[_HEAD]
+        ring = self._ring + 2 * (head % RING_JOBS_MAX)
+        words[ring + 1] = words[at + 1]
+        words[ring] = words[at]
+        words[_HEAD] = head + 1
+        words[at] = 0
+
+    def mark(self) -> int:
+        """The position up to which runs have ended."""
+        return self._words[_HEAD]
+
+    def acknowledged(self, mark: int) -> None:
+        """The outcomes of all runs that had ended at `mark` are in the database."""
+        self._words[_TAIL] = mark
+
+    def totals(self, running: int, completed: int, failed: int) -> None:
+        """Counters for the title and for `status`."""
+        words = self._words
+        words[_RUNNING], words[_COMPLETED], words[_FAILED] = running, completed, failed
+
+    def tick(self, now_ns: int) -> None:
+        """The child's loop is alive."""
+        self._words[_TICK] = now_ns
+
+    def set_state(self, state: int) -> None:
+        """BOOT, WORKING or DRAINING."""
+        self._words[_STATE] = state
+
+    def set_kinds(self, names: list[str]) -> None:
+        """The names behind the kind numbers; what does not fit is shown by number."""
+        while (data := json.dumps(names).encode()) and len(data) > _NAMES_WORDS * 8:
+            names = names[:-1]
+        raw = self._words.cast("B")
+        raw[self._names * 8 : self._names * 8 + len(data)] = data
+        self._words[_NAMES] = len(data)
+
+    # --- written by the master, before the fork -----------------------------------------------------------------------
+
+    def assign(self, shard: int, now_ns: int) -> None:
+        """Makes the sheet ready for a new child."""
+        for at in range(_HEADER + self.seats * _SEAT_WORDS):
+            self._words[at] = 0
+        self._words[_SHARD], self._words[_STATE], self._words[_TICK] = shard, BOOT, now_ns
+
+    # --- read by master and keeper ------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> int:
+        return self._words[_STATE]
+
+    @property
+    def tick_ns(self) -> int:
+        return self._words[_TICK]
+
+    @property
+    def shard(self) -> int:
+        return self._words[_SHARD]
+
+    @property
+    def completed(self) -> int:
+        return self._words[_COMPLETED]
+
+    @property
+    def failed(self) -> int:
+        return self._words[_FAILED]
+
+    def running(self) -> list[RunningJob]:
+        """The jobs on the seats."""
+        names = self._kind_names()
+        found = []
+        for seat in range(self.seats):
+            at = _HEADER + seat * _SEAT_WORDS
+            job_id, attempt, kind, began = self._words[at : at + 4].tolist()
+            if job_id:
+                found.append(RunningJob(job_id, attempt, names[kind] if kind < len(names) else f"#{kind}", began))
+        return found
+
+    def started_jobs(self) -> list[tuple[int, int]]:
+        """(id, attempt) of every job that started and is not acknowledged."""
+        head, tail = self._words[_HEAD], self._words[_TAIL]
+        jobs = {job.id: job.attempt for job in self.running()}
+        for position in range(max(tail, head - RING_JOBS_MAX), head):
+            at = self._ring + 2 * (position % RING_JOBS_MAX)
+            jobs.setdefault(self._words[at], self._words[at + 1])
+        return list(jobs.items())
+
+    def _kind_names(self) -> list[str]:
+        size = self._words[_NAMES]
+        if not size:
+            return []
+        raw = bytes(self._words.cast("B")[self._names * 8 : self._names * 8 + size])
+        names: list[str] = json.loads(raw)
+        return names
+
+
+def words_of_sheet(seats: int) -> int:
+    """How many 64-bit words a sheet with that many seats takes."""
+    return _HEADER + seats * _SEAT_WORDS + 2 * RING_JOBS_MAX + _NAMES_WORDS
+
+
+class Board:
+    """The shared pages: the master's own tick and a sheet for each child. Untouched pages cost no memory."""
+
+    def __init__(self, seats_of_sheets: list[int]) -> None:
+        total = 1 + sum(words_of_sheet(seats) for seats in seats_of_sheets)
+        self._map = mmap.mmap(-1, total * 8)
+        words = memoryview(self._map).cast("q")
+        self._tick = words[:1]
+        self.sheets: list[Sheet] = []
+        at = 1
+        for seats in seats_of_sheets:
+            size = words_of_sheet(seats)
+            self.sheets.append(Sheet(words[at : at + size], seats))
+            at += size
+
+    def tick(self, now_ns: int) -> None:
+        """The master is alive."""
+        self._tick[0] = now_ns
+
+    @property
+    def tick_ns(self) -> int:
+        """When the master last said so."""
+        return self._tick[0]

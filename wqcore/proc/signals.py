@@ -1,0 +1,60 @@
+"""Signals only set flags; whoever owns the process looks at them when it is ready to.
+
+TERM and INT ask for a drain, a second one for a faster drain, a third for leaving at once; QUIT ends immediately.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType
+
+
+class Flags:
+    """What signals have asked for, and a descriptor that becomes readable when one arrives."""
+
+    def __init__(self) -> None:
+        self.drains = 0
+        self.quit = False
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def install(self) -> None:
+        """Takes over TERM, INT, QUIT and CHLD; HUP drains too, PIPE is ignored."""
+        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_drain)
+        signal.signal(signal.SIGQUIT, self._on_quit)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+
+    def fileno(self) -> int:
+        return self._read
+
+    def clear(self) -> None:
+        """Empties the descriptor."""
+        try:
+            while os.read(self._read, 512):
+                pass
+        except BlockingIOError:
+            pass
+
+    def close(self) -> None:
+        """Gives the descriptors up, in a child."""
+        signal.set_wakeup_fd(-1)
+        os.close(self._read)
+        os.close(self._write)
+
+    def _on_drain(self, number: int, frame: FrameType | None) -> None:
+        self.drains += 1
+
+    def _on_quit(self, number: int, frame: FrameType | None) -> None:
+        self.quit = True
+
+
+def restore_in_child() -> None:
+    """A child starts with the defaults, but leaves Ctrl-C to its master (a terminal sends it to the whole group)."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)

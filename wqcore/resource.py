@@ -1,0 +1,90 @@
+"""What handlers share within a worker: the program's own settings, and resources that are opened once a process.
+
+`app_settings("smtp", Smtp)` reads the table `[app.smtp]` of the configuration as the struct `Smtp`.
+`@resource` turns an async generator into something each worker opens at its first use and closes when it ends::
+
+    @wqcore.resource
+    async def http() -> AsyncIterator[httpx.AsyncClient]:
+        async with httpx.AsyncClient() as client:
+            yield client
+
+    response = await (await http()).get(url)
+
+A worker that is killed closes nothing; whatever a resource holds must bear that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from wqcore.errors import ConfigError
+
+T = TypeVar("T")
+S = TypeVar("S", bound=msgspec.Struct)
+
+_app: dict[str, Any] = {}
+_opened: dict[int, Resource[Any]] = {}
+_stack: AsyncExitStack | None = None
+
+
+def use_app_settings(app: dict[str, Any]) -> None:
+    """Sets what `app_settings` reads. Called once a process, by whoever loaded the configuration."""
+    _app.clear()
+    _app.update(app)
+
+
+def app_settings(section: str, as_type: type[S]) -> S:
+    """The table `[app.<section>]` of the configuration as `as_type`; a missing table is an empty one.
+
+    Raises ConfigError, which names the key that does not fit.
+    """
+    try:
+        return msgspec.convert(_app.get(section, {}), as_type, strict=True)
+    except msgspec.ValidationError as error:
+        raise ConfigError([f"[app.{section}]: {error}"]) from None
+
+
+class Resource(Generic[T]):
+    """A resource of a worker process; await a call of it to get the opened value."""
+
+    def __init__(self, function: Callable[[], AsyncIterator[T]]) -> None:
+        self._open = asynccontextmanager(function)
+        self._value: asyncio.Future[T] | None = None
+        self.__doc__ = function.__doc__
+
+    async def __call__(self) -> T:
+        if self._value is None or (self._value.done() and (self._value.cancelled() or self._value.exception())):
+            self._value = asyncio.ensure_future(self._enter())
+        return await asyncio.shield(self._value)
+
+    async def _enter(self) -> T:
+        global _stack
+        if _stack is None:
+            _stack = AsyncExitStack()
+        value = await _stack.enter_async_context(self._open())
+        _opened[id(self)] = self
+        return value
+
+    def _forget(self) -> None:
+        self._value = None
+
+
+def resource(function: Callable[[], AsyncIterator[T]]) -> Resource[T]:
+    """Makes an async generator function (one `yield`) a resource; see the module's docstring."""
+    return Resource(function)
+
+
+async def close_resources() -> None:
+    """Closes what this process has opened, in reverse order. Called by the worker after its last job."""
+    global _stack
+    stack, _stack = _stack, None
+    for opened in _opened.values():
+        opened._forget()
+    _opened.clear()
+    if stack is not None:
+        await stack.aclose()

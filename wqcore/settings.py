@@ -1,0 +1,255 @@
+"""Every option, its default and its limits; all defaults live here.
+
+Sources, later ones win: the TOML file, then environment variables `WQCORE_<TABLE>__<KEY>` (for secrets, e.g.
+`WQCORE_DATABASE__DSN`; the app's own tables as `WQCORE_APP__SMTP__PASSWORD`), then the command line. Unknown keys are
+refused; `load` reports all problems at once, each with its key and the fix.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from wqcore.errors import ConfigError
+from wqcore.job import SLOTS_MAX, check_name
+
+Seconds = Annotated[float, Meta(gt=0, le=604_800)]
+Count = Annotated[int, Meta(ge=1, le=100_000)]
+
+
+class Database(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where PostgreSQL is."""
+
+    dsn: str | UnsetType = UNSET
+    schema: str = "wqcore"
+    embedded: bool = False
+    embedded_path: str = ".wqcore/postgres"
+    embedded_version: Literal[16, 18] = 18
+    migrate: Literal["auto", "explicit"] = "explicit"
+    connect_timeout_s: Annotated[int, Meta(ge=1, le=300)] = 5
+    statement_timeout_s: Seconds = 30.0
+    tcp_user_timeout_s: Seconds = 15.0
+
+
+class Insert(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Limits of inserting."""
+
+    args_bytes_max: Annotated[int, Meta(ge=64, le=64 * 1024 * 1024)] = 256 * 1024
+    notify_interval_s: Annotated[float, Meta(ge=0, le=1)] = 0.005
+
+
+class Process(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The master and the processes it forks."""
+
+    group: str | UnsetType = UNSET
+    handlers: list[str] = []
+    preload: bool = True
+    drain_timeout_s: Seconds = 30.0
+    boot_timeout_s: Seconds = 30.0
+    loop_stuck_s: Seconds = 10.0
+    cancel_grace_s: Seconds = 10.0
+    dead_after_s: Annotated[float, Meta(ge=2, le=3600)] = 7.0
+    beat_interval_s: Annotated[float, Meta(ge=0.1, le=60)] = 1.0
+    deaths_max: Annotated[int, Meta(ge=1, le=100)] = 3
+
+
+class Retention(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How long finished jobs stay in `history`; 0 writes none."""
+
+    completed_hours: Annotated[int, Meta(ge=0, le=87_600)] = 24
+    cancelled_hours: Annotated[int, Meta(ge=0, le=87_600)] = 24
+    discarded_hours: Annotated[int, Meta(ge=0, le=87_600)] = 168
+
+
+class Logging(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is logged, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "text"] = "auto"
+    tasks: Literal["all", "failures"] = "failures"
+
+
+class Queue(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One queue of a master."""
+
+    workers: Annotated[int, Meta(ge=1, le=10_000)] = 10
+    processes: Annotated[int, Meta(ge=1, le=256)] | Literal["cores"] = 1
+    group: str | UnsetType = UNSET
+    slots: Annotated[int, Meta(ge=1, le=SLOTS_MAX)] = 16
+    poll_interval_s: Annotated[float, Meta(ge=0.05, le=3600)] = 1.0
+    fetch_cooldown_s: Annotated[float, Meta(ge=0, le=60)] = 0.1
+    prefetch_s: Annotated[float, Meta(ge=0, le=10)] = 0.05
+    batch_max: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+
+    def process_count(self) -> int:
+        """How many processes share this queue's workers on this machine; never more than there are workers."""
+        wanted = len(os.sched_getaffinity(0)) if self.processes == "cores" else self.processes
+        return min(wanted, self.workers)
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A whole configuration file."""
+
+    database: Database = Database()
+    insert: Insert = Insert()
+    process: Process = Process()
+    retention: Retention = Retention()
+    logging: Logging = Logging()
+    queues: dict[str, Queue] = {}
+    app: dict[str, Any] = {}
+
+    def group_of(self, queue: str) -> str:
+        """The group of a queue: its own name unless it says otherwise."""
+        group = self.queues[queue].group
+        return queue if isinstance(group, UnsetType) else group
+
+    def queues_here(self) -> dict[str, Queue]:
+        """The queues that this master runs: those of `process.group`, or all."""
+        wanted = self.process.group
+        if isinstance(wanted, UnsetType):
+            return dict(self.queues)
+        return {name: queue for name, queue in self.queues.items() if self.group_of(name) == wanted}
+
+    def check(self) -> list[str]:
+        """All problems that types alone cannot show; each names its key and the fix."""
+        problems: list[str] = []
+        if isinstance(self.database.dsn, UnsetType) and not self.database.embedded:
+            problems.append(
+                "database.dsn is not set: write it in the file, set WQCORE_DATABASE__DSN, "
+                "or use `embedded = true` for a PostgreSQL of its own"
+            )
+        if not isinstance(self.database.dsn, UnsetType) and self.database.embedded:
+            problems.append("database.dsn and database.embedded are both set: keep one")
+        problem = check_name("schema", self.database.schema)
+        if problem or len(self.database.schema.encode()) > 63 or self.database.schema.startswith("pg_"):
+            problems.append(f"database.schema {self.database.schema!r}: use 1 to 63 bytes that do not start with pg_")
+        for name, queue in self.queues.items():
+            problem = check_name("queue", name)
+            if problem:
+                problems.append(f"queues: {problem}")
+            if queue.process_count() > queue.slots:
+                problems.append(
+                    f"queues.{name}.processes = {queue.process_count()} is more than its slots = {queue.slots}: "
+                    "a process without a slot has no work; raise slots (before the first start) or lower processes"
+                )
+        group = self.process.group
+        if not isinstance(group, UnsetType) and not self.queues_here():
+            groups = sorted({self.group_of(name) for name in self.queues})
+            problems.append(f"process.group {group!r} has no queue; the groups are: {', '.join(groups) or 'none'}")
+        if self.process.beat_interval_s * 3 > self.process.dead_after_s:
+            problems.append(
+                f"process.dead_after_s = {self.process.dead_after_s:g} is less than three beats of "
+                f"process.beat_interval_s = {self.process.beat_interval_s:g}: raise the former or lower the latter"
+            )
+        return problems
+
+
+def load(
+    path: str | Path, *, environ: Mapping[str, str] | None = None, overrides: Mapping[str, Any] | None = None
+) -> Settings:
+    """Reads a configuration file.
+
+    Args:
+        path: the TOML file.
+        environ: the environment (default `os.environ`).
+        overrides: dotted key → value, from the command line; None values are left out.
+
+    Raises:
+        ConfigError: with all problems found.
+    """
+    try:
+        text = Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"cannot read the configuration {path}: {getattr(error, 'strerror', None) or error}"]) from None
+    try:
+        tree: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([f"{path} is not valid TOML: {error}"]) from None
+    problems = _apply_environment(tree, os.environ if environ is None else environ)
+    for key, value in (overrides or {}).items():
+        if value is not None:
+            _put(tree, key.split("."), value)
+    settings, found = _convert(tree)
+    problems += found
+    if settings is not None:
+        problems += settings.check()
+    if settings is None or problems:
+        raise ConfigError(problems)
+    return settings
+
+
+def _convert(tree: dict[str, Any]) -> tuple[Settings | None, list[str]]:
+    """The tree as Settings; on failure every table is tried by itself, so that all problems are found at once."""
+    try:
+        return msgspec.convert(tree, Settings), []
+    except msgspec.ValidationError:
+        problems = []
+    types = {field.name: field.type for field in msgspec.structs.fields(Settings)}
+    for name, value in tree.items():
+        if name not in types:
+            problems.append(f"unknown table [{name}]: the tables are {', '.join(types)}")
+        elif name == "queues" and isinstance(value, dict):
+            for queue, table in value.items():
+                problems += _convert_table(f"queues.{queue}", table, Queue)
+        else:
+            problems += _convert_table(name, value, types[name])
+    return None, problems
+
+
+def _convert_table(name: str, table: Any, as_type: Any) -> list[str]:
+    """The problems of one table, key by key."""
+    if not isinstance(table, dict) or not (isinstance(as_type, type) and issubclass(as_type, Struct)):
+        return _problem(name, table, as_type)
+    types = {field.name: field.type for field in msgspec.structs.fields(as_type)}
+    problems = []
+    for key, value in table.items():
+        if key not in types:
+            problems.append(f"unknown key {name}.{key}: the keys of [{name}] are {', '.join(types)}")
+        else:
+            problems += _problem(f"{name}.{key}", value, types[key])
+    return problems
+
+
+def _problem(key: str, value: Any, as_type: Any) -> list[str]:
+    try:
+        msgspec.convert(value, as_type)
+    except msgspec.ValidationError as error:
+        shown = "" if "dsn" in key or "password" in key else f" (it is {value!r})"
+        return [f"{key}: {error}{shown}"]
+    return []
+
+
+def _apply_environment(tree: dict[str, Any], environ: Mapping[str, str]) -> list[str]:
+    """Puts `WQCORE_A__B=value` at a.b. Values are TOML values where they parse as one, else strings."""
+    problems = []
+    for variable, text in environ.items():
+        if not variable.startswith("WQCORE_"):
+            continue
+        keys = variable.removeprefix("WQCORE_").lower().split("__")
+        if len(keys) < 2 or not all(keys):
+            problems.append(f"environment variable {variable}: write it as WQCORE_<TABLE>__<KEY>")
+            continue
+        _put(tree, keys, _toml_value(text) if keys[-1] not in {"dsn", "password"} else text)
+    return problems
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _put(tree: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        inner = tree.setdefault(key, {})
+        if not isinstance(inner, dict):
+            return
+        tree = inner
+    tree[keys[-1]] = value

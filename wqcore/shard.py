@@ -1,0 +1,513 @@
+"""One shard: keeps its lease, its slots and its claim true while jobs run, and stops at once when it is fenced.
+
+The loop does one thing at a time on one connection, chosen in this order:
+
+    1. share      take free slots or release surplus ones, when someone asked or a look showed the need
+    2. turn       acknowledge what is finished and claim what is wanted
+    3. look       at least every poll interval: lease, slots, late and due jobs; writes nothing
+    4. idle       until a job ends, a notification arrives, or the next look is due
+
+Demand: free seats plus as much as runs in `prefetch_s` at the present rate, less what waits already. Nothing is fetched
+while outcomes cannot be written (backpressure): a turn carries both.
+
+What a crash of this process leaves: its shard row, its newest claim, and its sheet of the board, from which the keeper
+rescues. What a lost connection leaves: everything in memory; the first turn on the new connection writes the claim
+anew. A shard that could not prove its lease for `dead_after_s` cancels its handlers, since others may have rescued it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from typing import Any, Protocol
+
+import psycopg
+
+from wqcore import clock
+from wqcore.catalog import Catalog
+from wqcore.db import faults, wake
+from wqcore.db.connect import connect_for_turns
+from wqcore.db.statements import Statements
+from wqcore.errors import LeaseLost, WqcoreError
+from wqcore.job import Job, Row
+from wqcore.line import execute
+from wqcore.line.execute import Executor
+from wqcore.line.lanes import Lanes
+from wqcore.line.settle import Outcomes
+from wqcore.line.turn import Fenced, Look, Turned
+from wqcore.line.turn import Protocol as TurnProtocol
+from wqcore.settings import Queue, Settings
+
+log = logging.getLogger("wqcore.shard")
+
+FLUSH_S = 0.003
+"""An outcome waits at most this long for others to share its commit while jobs are waiting."""
+LOOK_AGAIN_S = 0.010
+"""After a wake-up that brought jobs: clients leave out notifications closer than 5 ms to the last."""
+NEAR_FLOOR_IDS = 2000
+"""Going back to the floor at a wake-up costs less than a millisecond when it is at most this many ids behind."""
+LOOK_SHARE = 0.05
+"""A look may take this share of the time; beside an old snapshot a long one is spaced out accordingly."""
+RECONNECT_MIN_S, RECONNECT_MAX_S = 0.05, 3.0
+AT_MOST_ONCE_ATTEMPTS = 1
+
+
+class BoardSheet(execute.Sheet, Protocol):
+    """A worker's part of the board, as far as the shard writes it."""
+
+    def mark(self) -> int: ...
+    def acknowledged(self, mark: int) -> None: ...
+
+
+class Shard:
+    """The loop described above."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        dsn: str,
+        queue: str,
+        workers: int,
+        shard_id: int,
+        process_id: str,
+        catalog: Catalog,
+        sheet: BoardSheet,
+    ) -> None:
+        self.queue = queue
+        self.id = shard_id
+        self._settings = settings
+        self._queue: Queue = settings.queues[queue]
+        self._dsn = dsn
+        self._process_id = process_id
+        self._sheet = sheet
+        self._channel = wake.channel(settings.database.schema, queue)
+        retention = settings.retention
+        hours = {
+            "completed": retention.completed_hours,
+            "cancelled": retention.cancelled_hours,
+            "discarded": retention.discarded_hours,
+        }
+        self._protocol = TurnProtocol(
+            Statements(settings.database.schema),
+            shard=shard_id,
+            queue=queue,
+            channel=self._channel,
+            reply_timeout_s=settings.database.statement_timeout_s,
+            keep=[outcome for outcome, kept in hours.items() if kept],
+        )
+        self.executor = Executor(
+            queue=queue,
+            workers=workers,
+            catalog=catalog,
+            sheet=sheet,
+            complete_tx=self._complete_tx,
+            on_change=self._poke,
+            cancel_grace_s=settings.process.cancel_grace_s,
+            log_all_tasks=settings.logging.tasks == "all",
+        )
+        self.executor.flush_at = max(1, self._queue.batch_max // 2)
+        self.lanes = Lanes({kind.priority for kind in catalog if kind.queue == queue} | {1})
+        self._wake = asyncio.Event()
+        self._registered = False
+        self._draining = False
+        self._leave_now = False
+        self._hungry = True
+        self._share_wanted = True
+        self._dirty = False
+        self._paused = False
+        self._last_look: Look | None = None
+        self._look_at = 0.0
+        self._fetch_not_before = 0.0
+        self._due_at = math.inf
+        self._oldest_outcome_at = math.inf
+        self._proved_at = clock.monotonic()
+        self._lease_doubted = False
+        self._elsewhere: dict[int, tuple[int, str | None]] = {}
+        self._prefetch = 0
+        self._rate = 0.0
+        self._rate_from = (0.0, 0)
+        self._at_most_once = False
+        self._db_clock_offset_us = 0.0
+        self.turns = 0
+        self.reconnects = 0
+
+    # --- what others may call -------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Stops fetching and gives back what has not started; `run` returns when the running jobs have ended."""
+        self._draining = True
+        self._poke()
+
+    def cancel_running(self) -> None:
+        """Cancels what still runs; its attempts are given back."""
+        self._draining = True
+        self.executor.cancel_running(execute.SHUTDOWN)
+        self._poke()
+
+    def leave_now(self) -> None:
+        """Makes `run` return without waiting for running jobs."""
+        self._leave_now = True
+        self._poke()
+
+    async def run(self) -> bool:
+        """Runs until drained; True, or False when the shard was fenced and must not write another byte."""
+        self.executor.job_age_s = self._job_age_s
+        self.executor.start()
+        watch = asyncio.get_running_loop().create_task(self._watch_lease(), name="wqcore lease")
+        delay = RECONNECT_MIN_S
+        try:
+            while True:
+                try:
+                    await self._connect()
+                    delay = RECONNECT_MIN_S
+                    await self._loop()
+                    return True
+                except Fenced:
+                    log.error("shard fenced: another process has rescued its jobs", extra={"queue": self.queue})
+                    return False
+                except (psycopg.Error, WqcoreError, TimeoutError, OSError) as error:
+                    await self._disconnect()
+                    if self._leave_now:
+                        return True
+                    self.reconnects += 1
+                    log.warning(
+                        "database unavailable, trying again in %.2f s: %s", delay, faults.one_line(error),
+                        extra={"queue": self.queue},
+                    )
+                    await asyncio.sleep(clock.jittered(delay, 0.3))
+                    delay = min(delay * 2, RECONNECT_MAX_S)
+        finally:
+            watch.cancel()
+            await self.executor.close()
+            await self._disconnect()
+
+    # --- the loop --------------------------------------------------------------------------------------------------
+
+    async def _loop(self) -> None:
+        self._dirty = True
+        self._share_wanted = True
+        self._look_at = 0.0
+        while True:
+            now = clock.monotonic()
+            if self._draining and await self._drained():
+                return
+            if self._share_wanted and not self._draining:
+                await self._share()
+            elif self._turn_wanted(now):
+                await self._turn()
+            elif now >= self._look_at:
+                await self._look()
+            else:
+                await self._idle(now)
+
+    def _limit(self) -> int:
+        """How many jobs the next turn may claim."""
+        if self._draining or self._paused or self._lease_doubted or not self.lanes.slots:
+            return 0
+        executor = self.executor
+        target = executor.workers + self._prefetch
+        executor.low_water = target // 2
+        return max(0, min(self._queue.batch_max, target - executor.running - executor.waiting))
+
+    def _turn_wanted(self, now: float) -> bool:
+        executor = self.executor
+        outcomes = len(executor.outcomes)
+        if now >= self._due_at:
+            self._due_at = math.inf
+            self._hungry = True
+        if self._hungry and now >= self._fetch_not_before and executor.waiting <= executor.low_water:
+            limit = self._limit()
+            if limit and (executor.waiting == 0 or limit >= (executor.workers + self._prefetch) // 2):
+                return True
+        if outcomes:
+            if self._oldest_outcome_at == math.inf:
+                self._oldest_outcome_at = now
+            idle = not executor.running and not executor.waiting
+            return idle or outcomes >= executor.flush_at or now - self._oldest_outcome_at >= FLUSH_S
+        return self._dirty
+
+    async def _turn(self) -> None:
+        """One turn; outcomes that could not be written stay in memory and go with the next."""
+        executor = self.executor
+        limit = self._limit() if self._hungry else 0
+        outcomes, executor.outcomes = executor.outcomes, Outcomes()
+        mark = self._sheet.mark()
+        self._oldest_outcome_at = math.inf
+        held = executor.held()
+        try:
+            await self._protocol.retry(outcomes.again)
+            await self._protocol.end(outcomes.ended)
+            # what ended without completing must leave the claim too, so any outcome changes it
+            turned = await self._protocol.turn(
+                outcomes,
+                self.lanes,
+                limit=limit,
+                held=held,
+                exclude=self._exclude(held, outcomes),
+                busy_keys=executor.keys.to_leave_out(),
+                changed=self._dirty or len(outcomes) > 0,
+            )
+        except BaseException:
+            executor.outcomes.absorb(outcomes)
+            raise
+        self._proved()
+        self.turns += 1
+        self._dirty = False
+        self._sheet.acknowledged(mark)
+        for item in outcomes.again:
+            self._due_at = min(self._due_at, clock.monotonic() + item.delay_s + 0.001)
+        self._took(turned, limit)
+        if turned.done_count != len(outcomes.done_ids):
+            await self._find_unacknowledged(outcomes.done_ids)
+        self._measure()
+
+    def _took(self, turned: Turned, limit: int) -> None:
+        executor = self.executor
+        rows = turned.rows
+        if limit:
+            more = self.lanes.took(rows, limit)
+            now = clock.monotonic()
+            if rows:
+                self._look_at = min(self._look_at, now + LOOK_AGAIN_S) if not more else self._look_at
+                self._hungry = more or self.lanes.behind()
+            else:
+                self._hungry = self.lanes.behind()
+                # spaces fetches that found nothing; a backlog is never throttled
+                self._fetch_not_before = now + self._queue.fetch_cooldown_s if not self._hungry else 0.0
+        if rows:
+            self._at_most_once = rows[-1][Row.MAX_ATTEMPTS] == AT_MOST_ONCE_ATTEMPTS
+            if self._draining:
+                self._dirty = True
+                return
+            executor.add(rows)
+        for slot in executor.keys.to_read_again():
+            self.lanes.rewind_slot(slot)
+            self._hungry = True
+
+    async def _find_unacknowledged(self, ids: list[int]) -> None:
+        """Jobs that changed while they ran are still there, at another revision: they run again."""
+        for job_id, slot, priority in await self._protocol.remaining(ids):
+            self.lanes.rewind_before(slot, priority, job_id)
+            self._hungry = True
+
+    async def _look(self) -> None:
+        began = clock.monotonic()
+        held = self.executor.held() + self.executor.outcomes.ids()
+        look = await self._protocol.look(self.lanes, held + list(self._elsewhere))
+        self._proved()
+        took = clock.monotonic() - began
+        interval = min(self._queue.poll_interval_s, self._settings.process.dead_after_s / 3)
+        self._look_at = clock.monotonic() + clock.jittered(max(interval, took / LOOK_SHARE))
+        self._last_look = look
+        self._paused = look.paused
+        self._db_clock_offset_us = look.now_us - clock.monotonic() * 1e6
+        self.lanes.look(look.sequence, look.oldest_xid, look.next_xid, late=look.late)
+        if look.gap_priority is not None:
+            self.lanes.learn(look.gap_priority)
+            self._look_at = 0.0
+        if look.due:
+            self.lanes.rewind_due(self.lanes.slots)
+        if look.ready or look.late or look.due or look.gap_priority is not None:
+            self._hungry = True
+            self._fetch_not_before = 0.0
+        if look.next_due_us is not None:
+            self._due_at = min(self._due_at, clock.monotonic() + look.next_due_us / 1e6 + 0.001)
+        fair = math.ceil(self._queue.slots / max(1, look.shards))
+        own = len(self.lanes.slots)
+        if own > fair or (own < fair and look.free_slots):
+            self._share_wanted = True
+        if self._elsewhere:
+            await self._refresh_elsewhere()
+
+    async def _share(self) -> None:
+        """Brings the slots to this shard's share."""
+        self._share_wanted = False
+        look = await self._protocol.look(self.lanes, [])
+        self._proved()
+        fair = math.ceil(self._queue.slots / max(1, look.shards))
+        own = await self._protocol.owned_slots()
+        if len(own) > fair:
+            surplus = own[fair:]
+            self.lanes.set_slots(own[:fair])
+            if self.executor.give_back(set(surplus)) or self.executor.running:
+                self._dirty = True
+                await self._turn_without_fetch()
+            await self._protocol.release_slots(surplus)
+        elif len(own) < fair and look.free_slots:
+            own = await self._protocol.take_slots(fair - len(own))
+        if set(own[:fair]) != set(self.lanes.slots):
+            self.lanes.set_slots(own[:fair])
+            await self._refresh_elsewhere()
+            self._hungry = True
+            self._fetch_not_before = 0.0
+            self._look_at = 0.0
+            log.debug("owns %d of %d slots", len(own[:fair]), self._queue.slots, extra={"queue": self.queue})
+
+    async def _turn_without_fetch(self) -> None:
+        hungry, self._hungry = self._hungry, False
+        await self._turn()
+        self._hungry = hungry
+
+    async def _refresh_elsewhere(self) -> None:
+        """Learns which jobs in our slots others still hold; what they have let go is read anew."""
+        found = await self._protocol.held_elsewhere(self.lanes.slots)
+        before, self._elsewhere = self._elsewhere, {id_: (slot, key) for id_, slot, key in found}
+        busy = self.executor.keys.busy
+        busy.update(key for _, key in self._elsewhere.values() if key is not None)
+        for job_id, (slot, key) in before.items():
+            if job_id in self._elsewhere:
+                continue
+            if key is not None and all(key != other for _, other in self._elsewhere.values()):
+                self.executor.pass_on(key)
+            self.lanes.rewind_slot(slot)
+            self._hungry = True
+
+    async def _idle(self, now: float) -> None:
+        """Waits for the next reason to act; notifications are read from the connection's socket while it waits."""
+        if self._wake.is_set():
+            self._wake.clear()
+            return
+        until = min(self._look_at, self._due_at)
+        if len(self.executor.outcomes):
+            until = min(until, self._oldest_outcome_at + FLUSH_S)
+        if self._hungry and self._fetch_not_before > now:
+            until = min(until, self._fetch_not_before)
+        conn = self._protocol.conn
+        if conn is None or conn.closed:
+            raise psycopg.OperationalError("the connection is closed")
+        loop = asyncio.get_running_loop()
+        socket = conn.fileno()
+        loop.add_reader(socket, self._wake.set)
+        try:
+            async with asyncio.timeout(max(0.0, min(until - now, 60.0))):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        finally:
+            loop.remove_reader(socket)
+        self._wake.clear()
+        conn.pgconn.consume_input()
+        while notification := conn.pgconn.notifies():
+            self._notified(notification.extra.decode(errors="replace"))
+
+    def _notified(self, payload: str) -> None:
+        """A hint that something has changed for this queue."""
+        hint = wake.parse(payload)
+        if hint is not None and hint.slots:
+            self._share_wanted = True
+            if self._elsewhere:
+                self._look_at = 0.0
+        ours = set(self.lanes.slots)
+        if hint is None:
+            self._look_at = 0.0
+        elif hint.due:
+            self._look_at = 0.0
+        elif any(slot in ours for slot, _ in hint.ready):
+            for slot, priority in hint.ready:
+                if slot in ours:
+                    self.lanes.learn(priority)
+            self._hungry = True
+            if not self.executor.waiting and 0 < self.lanes.newest_beyond_floor() <= NEAR_FLOOR_IDS:
+                self.lanes.rewind_to(self.lanes.floor)
+
+    async def _drained(self) -> bool:
+        """One step of a drain; True when nothing is left but to go."""
+        executor = self.executor
+        executor.halt()
+        if self.lanes.slots:
+            executor.give_back()
+            self._dirty = True
+            slots = self.lanes.slots
+            self.lanes.set_slots([])
+            await self._turn()
+            await self._protocol.release_slots(slots)
+        if self._leave_now or not executor.running:
+            if len(executor.outcomes):
+                await self._turn()
+            await self._protocol.leave()
+            return True
+        return False
+
+    # --- connection and lease ---------------------------------------------------------------------------------------
+
+    async def _connect(self) -> None:
+        conn = await connect_for_turns(
+            self._dsn, self._settings.database, name=f"wqcore {self.queue} shard {self.id}"[:60]
+        )
+        self._protocol.conn = conn
+        conn.add_notify_handler(lambda notification: self._notified(notification.payload))
+        await conn.execute(b'listen "' + self._channel.encode() + b'"', prepare=False)
+        if not self._registered:
+            await self._protocol.register(self._process_id)
+            self._registered = True
+        await self._protocol.look(self.lanes, [])
+        self._proved()
+
+    async def _disconnect(self) -> None:
+        conn, self._protocol.conn = self._protocol.conn, None
+        if conn is not None:
+            conn.pgconn.finish()
+
+    def _proved(self) -> None:
+        """The database has just confirmed the lease."""
+        self._proved_at = clock.monotonic()
+        if self._lease_doubted:
+            self._lease_doubted = False
+            self.executor.resume()
+            self.lanes.rewind_to(0)
+            self.lanes.rewind_due(self.lanes.slots)
+            self._dirty = True
+            self._hungry = True
+
+    async def _watch_lease(self) -> None:
+        dead_after = self._settings.process.dead_after_s
+        while True:
+            await asyncio.sleep(min(0.5, dead_after / 4))
+            if clock.monotonic() - self._proved_at > dead_after and not self._lease_doubted and self._registered:
+                log.error(
+                    "lease unproven for %.1f s: cancelling %d running jobs", dead_after, self.executor.running,
+                    extra={"queue": self.queue},
+                )
+                self._lease_doubted = True
+                self.executor.halt()
+                self.executor.give_back()
+                self.executor.cancel_running(execute.LEASE)
+
+    async def _complete_tx(self, job: Job, conn: psycopg.AsyncConnection[Any]) -> None:
+        row = job._row
+        if not await self._protocol.complete_tx(
+            conn, job_id=row[Row.ID], revision=row[Row.REVISION], ago_us=self.executor.running_us(row[Row.ID])
+        ):
+            raise LeaseLost(f"job {row[Row.ID]}: this run was superseded; roll back, its newest run decides")
+
+    # --- small measures ----------------------------------------------------------------------------------------------
+
+    def _poke(self) -> None:
+        self._wake.set()
+
+    def _exclude(self, held: list[int], outcomes: Outcomes) -> list[int]:
+        """Ids that a fetch must not return: none in the usual case, when every lane only goes forward."""
+        excluded = list(self._elsewhere)
+        if self.lanes.behind():
+            excluded += held
+            excluded += outcomes.ids()
+            excluded += self.executor.outcomes.ids()
+        return excluded
+
+    def _measure(self) -> None:
+        """Completions per second over the last 20 ms or more, and the prefetch that follows from it."""
+        now, completed = clock.monotonic(), self.executor.counters.completed
+        since, before = self._rate_from
+        if now - since >= 0.02:
+            rate = (completed - before) / (now - since)
+            self._rate = rate if not self._rate else 0.7 * self._rate + 0.3 * rate
+            self._rate_from = (now, completed)
+            wanted = int(self._rate * self._queue.prefetch_s)
+            self._prefetch = 0 if self._at_most_once else min(wanted, 4 * self._queue.batch_max)
+
+    def _job_age_s(self, row: tuple[Any, ...]) -> float:
+        """Seconds since the job was inserted, by the database's clock as last seen."""
+        created_us: int = row[Row.CREATED_AT]
+        return (clock.monotonic() * 1e6 + self._db_clock_offset_us - created_us) / 1e6

@@ -1,0 +1,3 @@
+"""The version of wqcore."""
+
+VERSION = "0.1.0"
