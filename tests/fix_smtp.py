@@ -120,7 +120,7 @@ class _Hooks:
         self._maybe_break("MAIL", server)
         if self._server.closing:
             self._server.closing -= 1
-            asyncio.get_running_loop().call_later(0.01, server.transport.close)
+            asyncio.get_running_loop().call_later(0.01, _transport(server).close)
             return "421 4.3.2 closing, try again"
         envelope.mail_from = address
         return "250 2.1.0 ok"
@@ -153,8 +153,13 @@ class _Hooks:
     def _maybe_break(self, stage: Stage, server: SMTP) -> None:
         if self._server.breaks[stage]:
             self._server.breaks[stage] -= 1
-            server.transport.abort()
+            _transport(server).abort()
             raise ConnectionResetError
+
+
+def _transport(connection: SMTP) -> asyncio.WriteTransport:
+    assert isinstance(connection.transport, asyncio.WriteTransport)
+    return connection.transport
 
 
 @pytest_asyncio.fixture

@@ -156,12 +156,12 @@ class Shard:
         self.executor.job_age_s = self._job_age_s
         self.executor.start()
         watch = asyncio.get_running_loop().create_task(self._watch_lease(), name="wqcore lease")
-        delay = RECONNECT_MIN_S
+        delay, connected_at = RECONNECT_MIN_S, math.inf
         try:
             while True:
                 try:
                     await self._connect()
-                    delay = RECONNECT_MIN_S
+                    connected_at = clock.monotonic()
                     await self._loop()
                     return True
                 except Fenced:
@@ -172,8 +172,10 @@ class Shard:
                     if self._leave_now:
                         return True
                     self.reconnects += 1
+                    if clock.monotonic() - connected_at > RECONNECT_MAX_S:
+                        delay = RECONNECT_MIN_S
                     log.warning(
-                        "database unavailable, trying again in %.2f s: %s", delay, faults.one_line(error),
+                        "the database failed us, trying again in %.2f s: %s", delay, faults.one_line(error),
                         extra={"queue": self.queue},
                     )
                     await asyncio.sleep(clock.jittered(delay, 0.3))

@@ -107,7 +107,7 @@ def migrate(conn: Connection, line: Line, *, say: Callable[[str], None] = lambda
     try:
         steps = pending(conn, line)
         for step in steps:
-            say(f"{line.schema}: applying {step.version:04d} {step.name}")
+            say(f"schema {line.schema}: applying {step.version:04d} {step.name}")
             _apply(conn, line, step)
         return steps
     finally:

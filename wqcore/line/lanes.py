@@ -26,6 +26,10 @@ PRIORITIES_MAX = 32
 """Priorities that keep lanes of their own; beyond it the lowest is forgotten and found again from its head."""
 
 
+_DUE_FIRST = (-(2 * 10**17), 0)
+"""Before every timestamp that PostgreSQL can store usefully (4338 BC, in µs from 2000-01-01)."""
+
+
 class Lanes:
     """The cursors of one shard. Pure: no clock, no database."""
 
@@ -74,7 +78,7 @@ class Lanes:
 
     def plan_due(self) -> tuple[list[int], list[int], list[int]]:
         """(slots, cursor times in µs, cursor ids) of the rows with a time."""
-        first = (-(2**62), 0)
+        first = _DUE_FIRST
         cursors = [self._due_after.get(slot, first) for slot in self.slots]
         return self.slots, [at for at, _ in cursors], [id_ for _, id_ in cursors]
 
@@ -107,7 +111,7 @@ class Lanes:
             self._due_after[slot] = cursor
         if self._due_behind and due < limit:
             for slot in self._due_behind:
-                first = (-(2**62), 0)
+                first = _DUE_FIRST
                 self._due_after[slot] = max(self._due_after.get(slot, first), self._due_top.get(slot, first))
             self._due_behind.clear()
         return ready >= limit or due >= limit
