@@ -226,8 +226,8 @@ class Shard:
         if outcomes:
             if self._oldest_outcome_at == math.inf:
                 self._oldest_outcome_at = now
-            idle = not executor.running and not executor.waiting
-            return idle or outcomes >= executor.flush_at or now - self._oldest_outcome_at >= FLUSH_S
+            at_once = executor.has_suspects() or not (executor.running or executor.waiting)
+            return at_once or outcomes >= executor.flush_at or now - self._oldest_outcome_at >= FLUSH_S
         return self._dirty
 
     async def _turn(self) -> None:
@@ -238,6 +238,7 @@ class Shard:
         mark = self._sheet.mark()
         self._oldest_outcome_at = math.inf
         held = executor.held()
+        executor.settling = bool(outcomes)
         try:
             await self._protocol.retry(outcomes.again)
             await self._protocol.end(outcomes.ended)
@@ -254,6 +255,8 @@ class Shard:
         except BaseException:
             executor.outcomes.absorb(outcomes)
             raise
+        finally:
+            executor.settled()
         self._proved()
         self.turns += 1
         self._dirty = False

@@ -161,4 +161,4 @@ def test_importing_the_handlers_starts_no_thread_opens_no_socket_and_leaves_no_l
         "assert not [link for link in links if link.startswith('socket:')], links\n"
         "assert asyncio._get_running_loop() is None\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=HANDLERS.parent)  # noqa: S603
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=HANDLERS.parent)

@@ -39,6 +39,10 @@ UNKNOWN_KIND_DELAY_S = 15.0
 UNKNOWN_KIND_GRACE_S = 3600.0
 """A kind that this program does not know is given back for an hour (a rolling deploy), then discarded."""
 
+SUSPECT_HEAD_START_S = 0.05
+"""A job whose process died once starts with nothing beside it for this long: 20 of them are all running after 1 s, and
+one that kills at once takes no other with it. After a second death it runs alone until it ends."""
+
 TIMEOUT, SHUTDOWN, LEASE = "time-out", "shutdown", "lease"
 
 
@@ -131,6 +135,10 @@ class Executor:
         self._sweeper: asyncio.Task[None] | None = None
         self._context = contextvars.copy_context()
         self._halted = False
+        self.settling = False
+        self._suspects: deque[tuple[Any, ...]] = deque()
+        self._alone: Seat | None = None
+        self._alone_until = 0.0
 
     def start(self) -> None:
         """Takes the seats. Must be called on the running loop."""
@@ -142,6 +150,9 @@ class Executor:
     def add(self, rows: list[tuple[Any, ...]]) -> None:
         """Queues claimed jobs, the highest priority first, and wakes a seat."""
         for row in rows:
+            if row[Row.DEATHS]:
+                self._suspects.append(row)
+                continue
             priority = row[Row.PRIORITY]
             tier = self._tiers.get(priority)
             if tier is None:
@@ -154,6 +165,7 @@ class Executor:
     def held(self) -> list[int]:
         """The ids of all jobs that wait, are parked, or run; not of those whose outcome waits to be written."""
         ids = [row[Row.ID] for tier in self._tiers.values() for row in tier]
+        ids += [row[Row.ID] for row in self._suspects]
         ids += [row[Row.ID] for row in self.keys.parked_rows()]
         ids += [seat.row[Row.ID] for seat in self._seats if seat.row is not None]
         return ids
@@ -161,6 +173,10 @@ class Executor:
     def give_back(self, slots: set[int] | None = None) -> int:
         """Drops the jobs of `slots` (None: of all) that have not started; returns how many."""
         dropped = len(self.keys.drop_parked(slots))
+        before = len(self._suspects)
+        self._suspects = deque(row for row in self._suspects if slots is not None and row[Row.SLOT] not in slots)
+        dropped += before - len(self._suspects)
+        self.waiting -= before - len(self._suspects)
         for priority, tier in self._tiers.items():
             kept = deque(row for row in tier if slots is not None and row[Row.SLOT] not in slots)
             dropped += len(tier) - len(kept)
@@ -218,8 +234,10 @@ class Executor:
 
     def _next(self) -> tuple[Any, ...] | None:
         """The next job that may start; a job whose serial key is busy is parked on the way."""
-        if self._halted:
+        if self._halted or self._alone is not None:
             return None
+        if self._suspects:
+            return self._next_suspect()
         for priority in self._order:
             tier = self._tiers[priority]
             while tier:
@@ -228,6 +246,35 @@ class Executor:
                 if row[Row.SERIAL_KEY] is None or self.keys.take(row):
                     return row
         return None
+
+    def _next_suspect(self) -> tuple[Any, ...] | None:
+        """The next job that a process has died with, once nothing that has ended could be charged in its place."""
+        if self.outcomes or self.settling or (self._suspects[0][Row.DEATHS] > 1 and self.running):
+            self._on_change()
+            return None
+        row = self._suspects.popleft()
+        self.waiting -= 1
+        if row[Row.SERIAL_KEY] is not None and not self.keys.take(row):
+            return None
+        return row
+
+    def has_suspects(self) -> bool:
+        """True while outcomes must be written at once, because a suspect waits for that."""
+        return bool(self._suspects)
+
+    def settled(self) -> None:
+        """Outcomes have been written: whoever waited for that may start."""
+        self.settling = False
+        if self.waiting:
+            self._wake_one()
+
+    def _head_start_over(self, seat: Seat, row: tuple[Any, ...]) -> None:
+        if self._alone is seat and seat.row is row:
+            self._let_others_in()
+
+    def _let_others_in(self) -> None:
+        self._alone = None
+        self._wake_one()
 
     async def _sit(self, seat: Seat) -> None:
         """The life of a seat: job after job, until one leaves the task unfit for another."""
@@ -280,6 +327,10 @@ class Executor:
         self._sheet.started(seat.index, row[Row.ID], row[Row.ATTEMPT], number, int(began * 1e9))
         seat.deadline = began + kind.timeout_s
         seat.row = row
+        if row[Row.DEATHS]:
+            self._alone = seat
+            if row[Row.DEATHS] == 1:
+                asyncio.get_running_loop().call_later(SUSPECT_HEAD_START_S, self._head_start_over, seat, row)
         if self._log_all:
             log.info("Task started", extra=self._log_fields(row))
         job = Job(row, self.queue, self._complete_tx)
@@ -297,6 +348,8 @@ class Executor:
                 log.info("Task completed", extra=self._log_fields(row, began))
         now = clock.monotonic()
         seat.row = None
+        if self._alone is seat:
+            self._let_others_in()
         seat.why = None
         seat.stuck = False
         self._sheet.finished(seat.index)

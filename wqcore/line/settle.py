@@ -51,6 +51,9 @@ class Outcomes:
     def __len__(self) -> int:
         return len(self.done_ids) + len(self.again) + len(self.ended)
 
+    def __bool__(self) -> bool:
+        return bool(self.done_ids or self.again or self.ended)
+
     def ids(self) -> list[int]:
         """The ids of all jobs in here."""
         return self.done_ids + [item.id for item in self.again] + [item.id for item in self.ended]
