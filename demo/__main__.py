@@ -225,7 +225,7 @@ class Demo:
     def _judge(self, unfinished: int, exit_code: int | None) -> int:
         self._journal.read()
         ended, accepted = self._history.ended(), self._journal.accepted
-        problems = verdict.differences(self._addresses, accepted, ended, unfinished)
+        problems = verdict.differences(self._addresses, accepted, ended, unfinished, self._killed_at)
         cost = verdict.kill_cost(accepted, ended, self._killed_at)
         if not self._killed_at:
             problems.append("no worker was killed")

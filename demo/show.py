@@ -98,7 +98,7 @@ def summary(
 
 
 def _cost(cost: KillCost, replaced_after_s: float | None) -> str:
-    text = f"{cost.running} running jobs ran again, {cost.sent_twice} of their mails arrived twice"
+    text = f"{cost.running} jobs that were running ran again, {cost.sent_twice} of their mails arrived twice"
     if cost.again_after_s is not None:
         text += f"; the last of them was there {cost.again_after_s:.2f} s after the kill"
     if replaced_after_s is not None:

@@ -15,6 +15,7 @@ from handlers.smtp import bare_address
 ADA, BOB, CAT = "ada@example.com", "bob@example.com", "cat@example.com"
 GREY, BAD = "grey@greylisted.example", "bad@refused.example"
 ADDRESSES = [ADA, BOB, CAT, GREY, BAD]
+KILLED_AT = 1.5
 IDS = {address: number for number, address in enumerate(ADDRESSES, 1)}
 
 
@@ -37,7 +38,11 @@ HISTORY = [ended(to) for to in ADDRESSES]
 
 def judged(journal: list[Accepted] | None = None, history: list[Ended] | None = None, unfinished: int = 0) -> list[str]:
     return differences(
-        ADDRESSES, JOURNAL if journal is None else journal, HISTORY if history is None else history, unfinished
+        ADDRESSES,
+        JOURNAL if journal is None else journal,
+        HISTORY if history is None else history,
+        unfinished,
+        KILLED_AT,
     )
 
 
@@ -51,6 +56,14 @@ def test_a_server_that_holds_what_it_must_is_proved() -> None:
 
 def test_a_mail_that_was_running_at_the_kill_may_arrive_twice() -> None:
     assert judged([*JOURNAL, accepted(BOB, 2.0)], with_job(ended(BOB, deaths=1, attempt=2))) == []
+
+
+@pytest.mark.parametrize("times", [(-9.0, 2.0), (1.0, 1.2), (1.0, 2.0, 3.0), (8.0, 9.0)])
+def test_a_mail_that_arrived_again_for_another_reason_than_the_kill_is_named(times: tuple[float, ...]) -> None:
+    journal = [line for line in JOURNAL if line.to != BOB] + [accepted(BOB, at) for at in times]
+    assert judged(journal, with_job(ended(BOB, deaths=1))) == [
+        f"1 mail sent again, but not just once around the kill and once after it: {BOB}"
+    ]
 
 
 def test_a_mail_that_never_arrived_is_lost() -> None:
@@ -134,7 +147,7 @@ def test_a_greylisted_mail_at_the_first_attempt_is_named() -> None:
 
 def test_many_examples_are_cut_short() -> None:
     addresses = [f"user.{number}@example.com" for number in range(8)]
-    problem = differences(addresses, [], [], 0)[0]
+    problem = differences(addresses, [], [], 0, KILLED_AT)[0]
     assert problem.startswith("8 mails lost")
     assert problem.endswith("user.4@example.com and 3 more")
 

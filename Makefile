@@ -1,0 +1,32 @@
+# `make demo` shows it, `make test` proves it; both build the virtual environments that they need, from constraints.txt.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TOX := .make/tox/bin/tox
+
+.PHONY: demo test lint bench clean
+
+demo: .venv/.installed
+	.venv/bin/python -m demo
+
+test: .make/tox/.installed
+	$(TOX) run
+
+lint: .make/tox/.installed
+	$(TOX) run -e lint,types
+
+bench: .venv/.installed
+	.venv/bin/python -m bench
+
+clean:
+	rm -rf .venv .tox .make .wqcore build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.installed: pyproject.toml constraints.txt
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]'
+	touch $@
+
+.make/tox/.installed: constraints.txt
+	test -x .make/tox/bin/python || $(PYTHON) -m venv .make/tox
+	.make/tox/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt tox
+	touch $@
