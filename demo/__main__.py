@@ -309,8 +309,9 @@ def _signals_held() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if came:
-        raise KeyboardInterrupt
+        if came:
+            # also in place of an error of the block: Ctrl-C reaches initdb and pg_ctl too, and ends them
+            raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -23,16 +23,21 @@ def own_server() -> Iterator[embedded.Embedded]:
     folder = Path(tempfile.mkdtemp(prefix="wq-fault-"))
     found = embedded.start(folder / "pg", version=18)
     yield found
+    # the library knows only the postmaster that it started, not the one after a restart
+    pg_ctl(found, "stop", "immediate")
     found.stop()
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def restart(server: embedded.Embedded, mode: str) -> None:
-    """`pg_ctl restart`, as the user that owns the server."""
+    pg_ctl(server, "restart", mode, "-l", str(server.pgdata / "log"), "-o", f'-h "" -k {server.pgdata}')
+
+
+def pg_ctl(server: embedded.Embedded, action: str, mode: str, *options: str) -> None:
+    """Runs pg_ctl as the user that owns the server."""
     owner = server.pgdata.stat().st_uid
     subprocess.run(
-        [server.bin_path / "pg_ctl", "-D", server.pgdata, "-m", mode, "-w", "-l", server.pgdata / "log",
-         "-o", f'-h "" -k {server.pgdata}', "restart"],
+        [server.bin_path / "pg_ctl", "-D", server.pgdata, "-m", mode, "-w", *options, action],
         check=True, capture_output=True, user=owner if os.geteuid() == 0 else None, cwd="/",
     )
 
