@@ -15,7 +15,7 @@ lint: .make/tox/.installed
 	$(TOX) run -e lint,types
 
 bench: .venv/.installed
-	.venv/bin/python -m bench
+	.venv/bin/python -m bench.drain
 
 clean:
 	rm -rf .venv .tox .make .wqcore build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -19,7 +19,12 @@ from wqcore.settings import Database, Process, Queue, Settings
 from .bench_handlers import BenchNoop
 
 FOLDER = Path(".wqcore/bench")
-SETTINGS = {"shared_buffers": "'1GB'", "max_wal_size": "'8GB'", "checkpoint_timeout": "'30min'", "max_connections": "100"}
+SETTINGS = {
+    "shared_buffers": "'1GB'",
+    "max_wal_size": "'8GB'",
+    "checkpoint_timeout": "'30min'",
+    "max_connections": "100",
+}
 SHOWN = ("server_version", "fsync", "synchronous_commit", "shared_buffers", "max_wal_size", "wal_compression")
 
 
@@ -33,7 +38,7 @@ class Cluster:
 
     def scalar(self, query: str, *params: Any) -> Any:
         """The first column of the first row."""
-        row = self.conn.execute(query, params).fetchone()  # type: ignore[call-overload]
+        row = self.conn.execute(query, params).fetchone()
         return row[0] if row else None
 
     def settings(self) -> dict[str, str]:

@@ -43,7 +43,6 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
 ) -> None:
     """Measures the drain and prints medians, spread and the ratio to the floor."""
-    say = (lambda text: None) if as_json else (lambda text: print(text, flush=True))
     found: list[dict[str, Any]] = []
     with cluster() as server:
         settings = program(processes, history=history)
@@ -57,10 +56,13 @@ def main(
             round_ = _drain(server, settings, jobs) | {"floor_jobs_s": bare, "insert_jobs_s": jobs / insert_s}
             server.conn.execute("truncate wqcore.history")
             if number == 0:
-                say(f"warm-up: floor {bare:,.0f} jobs/s, wqcore {round_['jobs_s']:,.0f} jobs/s (not counted)")
+                _say(as_json, f"warm-up: floor {bare:,.0f} jobs/s, wqcore {round_['jobs_s']:,.0f} jobs/s (not counted)")
                 continue
             found.append(round_ | {"ratio": round_["jobs_s"] / bare})
-            say(f"round {number}: floor {bare:,.0f} jobs/s, wqcore {round_['jobs_s']:,.0f} jobs/s, ratio {found[-1]['ratio']:.2f}")
+            _say(
+                as_json,
+                f"round {number}: floor {bare:,.0f} jobs/s, wqcore {round_['jobs_s']:,.0f} jobs/s, ratio {found[-1]['ratio']:.2f}",
+            )
         report = {
             "shape": "drain",
             "jobs": jobs,
@@ -75,7 +77,15 @@ def main(
     if as_json:
         print(json.dumps(report, indent=2))
         return
-    for key in ("floor_jobs_s", "jobs_s", "ratio", "cpu_us_workers", "cpu_us_postgresql", "wal_bytes_job", "insert_jobs_s"):
+    for key in (
+        "floor_jobs_s",
+        "jobs_s",
+        "ratio",
+        "cpu_us_workers",
+        "cpu_us_postgresql",
+        "wal_bytes_job",
+        "insert_jobs_s",
+    ):
         low, high = report["spread"][key]  # type: ignore[index]
         print(f"{key:18} median {report['median'][key]:>12,.2f}   from {low:,.2f} to {high:,.2f}")  # type: ignore[index]
     print("PostgreSQL:", report["postgresql"])
@@ -94,7 +104,9 @@ def _drain(server: Cluster, settings: Settings, jobs: int) -> dict[str, float]:
             cpu, wal = server.cpu_s(), server.wal_bytes()
             tree = [psutil.Process(master.pid), *psutil.Process(master.pid).children()]
             own = sum(sum(process.cpu_times()[:2]) for process in tree)
-            _until(lambda: not server.scalar(HELD) and not server.scalar("select exists (select from wqcore.job)"), master)
+            _until(
+                lambda: not server.scalar(HELD) and not server.scalar("select exists (select from wqcore.job)"), master
+            )
             seconds = time.monotonic() - first
             own = sum(sum(process.cpu_times()[:2]) for process in tree) - own
             cpu, wal = server.cpu_s() - cpu, server.wal_bytes() - wal
@@ -107,6 +119,11 @@ def _drain(server: Cluster, settings: Settings, jobs: int) -> dict[str, float]:
         "cpu_us_postgresql": cpu / first_left * 1e6,
         "wal_bytes_job": wal / first_left,
     }
+
+
+def _say(silent: bool, text: str) -> None:
+    if not silent:
+        print(text, flush=True)
 
 
 def _until(condition: Any, master: subprocess.Popen[bytes]) -> None:

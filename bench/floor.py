@@ -12,9 +12,11 @@ from typing import Any
 
 import msgspec
 import psycopg
+from psycopg.types.numeric import Int8BinaryLoader
+from psycopg.types.string import ByteaBinaryLoader
 
 from wqcore import clock
-from wqcore.db.connect import TURN_SETTINGS, BigIntArray, ByteaBinaryLoader, Int8BinaryLoader
+from wqcore.db.connect import TURN_SETTINGS, BigIntArray
 from wqcore.db.statements import Statements
 from wqcore.job import Row
 from wqcore.line.lanes import Lanes

@@ -13,15 +13,17 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, LiteralString
 
 import msgspec
+import psutil
 import psycopg
 from psycopg import sql
 from rich.console import Console
+from rich.markup import escape
 
 import wqcore
 from demo import show, verdict
@@ -163,18 +165,20 @@ class Demo:
         self._console.print("[bold]wqcore demo[/bold]: PostgreSQL, a mail server and the workers start …")
         with _signals_held():
             postgres = embedded.start(ROOM / "postgres")
-            self._stack.callback(postgres.stop)
+            self._stack.callback(_stop, postgres)
         with psycopg.connect(postgres.dsn, autocommit=True) as conn:
             conn.execute(sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(SCHEMA)))
         journal = ROOM / "journal.jsonl"
         journal.write_bytes(b"")
-        self._server = MailServerProcess(journal, ROOM / "smtp.log", SERVER_DELAY_MS)
-        self._stack.callback(self._server.stop)
+        with _signals_held():
+            self._server = MailServerProcess(journal, ROOM / "smtp.log", SERVER_DELAY_MS)
+            self._stack.callback(self._server.stop)
         self._server.wait_ready()
         config = ROOM / "demo.toml"
         config.write_text(_config(postgres.dsn, self._server.port), "utf-8")
-        self._master = Master(config, ROOM / "workers.log", QUEUE)
-        self._stack.callback(self._master.stop)
+        with _signals_held():
+            self._master = Master(config, ROOM / "workers.log", QUEUE)
+            self._stack.callback(self._master.stop)
         workers = self._master.wait_ready(PROCESSES)
         self._settings = wqcore.load(config, environ={})
         self._journal = Journal(journal)
@@ -243,7 +247,7 @@ class Demo:
             replaced_after_s=self._replaced_after_s,
         )
         for problem in problems:
-            self._console.print(f"[red]wrong:[/red] {problem}")
+            self._console.print(f"[red]wrong:[/red] {escape(problem)}")
         if not problems:
             self._console.print(
                 f"[green]proved:[/green] all {self._to_deliver} good mails are there, none of the others; "
@@ -269,13 +273,13 @@ def main() -> int:
         try:
             code = Demo(console, stack).run()
         except KeyboardInterrupt:
-            console.print("interrupted: everything is stopped")
+            console.print("interrupted")
             code = 130
         except (DemoError, wqcore.WqcoreError, psycopg.Error) as error:
-            console.print(f"[red]the demo failed:[/red] {error}", markup=True)
+            console.print(f"[red]the demo failed:[/red] {escape(str(error))}")
             code = 1
         finally:
-            with _signals_held():
+            with suppress(KeyboardInterrupt), _signals_held():
                 stack.close()
     console.print(f"exit code {code} after {time.monotonic() - began:.1f} s; logs are in {ROOM.relative_to(PROJECT)}")
     return code
@@ -292,6 +296,15 @@ def _config(dsn: str, port: int) -> str:
         port=port,
         seats=SEATS,
     )
+
+
+def _stop(postgres: embedded.Embedded) -> None:
+    """Stops the server even if its library believes in other users: the folder is the demo's own, and it holds its lock."""
+    pid = postgres.pid
+    postgres.stop()
+    if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        os.kill(pid, signal.SIGINT)  # PostgreSQL's "fast shutdown"
+        psutil.wait_procs([psutil.Process(pid)], timeout=10.0)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 PROJECT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 20.0

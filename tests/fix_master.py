@@ -21,7 +21,7 @@ import pytest
 
 from wqcore.db import embedded
 
-HANDLERS = '''
+HANDLERS = """
 import asyncio, os, time
 import msgspec
 import wqcore
@@ -79,7 +79,7 @@ class Leave(msgspec.Struct):
 @wqcore.handler
 async def leave(args: Leave, job: wqcore.Job) -> None:
     raise SystemExit(7)
-'''
+"""
 
 
 @pytest.fixture(scope="session")
@@ -136,7 +136,10 @@ class World:
     def cli(self, config: Path, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "wqcore", "--config", str(config), *words],
-            env=self.environ(), capture_output=True, text=True, timeout=60,
+            env=self.environ(),
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
 
     def log(self, number: int = 0) -> str:
@@ -230,8 +233,10 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any
 def ready(world: World, shards: int = 1) -> None:
     """Waits until that many shards own all slots."""
     until(
-        lambda: world.scalar("select count(distinct shard) from wqcore.slot where shard is not null") == shards
-        and not world.scalar("select count(*) from wqcore.slot where shard is null"),
+        lambda: (
+            world.scalar("select count(distinct shard) from wqcore.slot where shard is not null") == shards
+            and not world.scalar("select count(*) from wqcore.slot where shard is null")
+        ),
         f"{shards} shards own all slots",
     )
 

@@ -74,7 +74,9 @@ def front(
 
 
 @app.command()
-def run(config: ConfigOption = None, group: Annotated[str | None, typer.Option(help="Only this group.")] = None) -> None:
+def run(
+    config: ConfigOption = None, group: Annotated[str | None, typer.Option(help="Only this group.")] = None
+) -> None:
     """Run the workers until TERM or Ctrl-C drains them."""
     settings = _settings(config, group)
     log.set_up(settings.logging)
@@ -88,7 +90,9 @@ def run(config: ConfigOption = None, group: Annotated[str | None, typer.Option(h
 def migrate(
     config: ConfigOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be applied.")] = False,
-    show_sql: Annotated[bool, typer.Option("--show-sql", help="Print the SQL of what is pending; apply nothing.")] = False,
+    show_sql: Annotated[
+        bool, typer.Option("--show-sql", help="Print the SQL of what is pending; apply nothing.")
+    ] = False,
 ) -> None:
     """Bring the database schema to this version, and make the configured queues known."""
     settings = _settings(config)

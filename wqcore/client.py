@@ -9,7 +9,6 @@ repeating may insert the job twice.
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -24,7 +23,7 @@ from wqcore import clock
 from wqcore.catalog import Catalog
 from wqcore.catalog import catalog as default_catalog
 from wqcore.db import faults, wake
-from wqcore.db.connect import AsyncConnection, Connection, conninfo, connect, connect_sync, describe
+from wqcore.db.connect import AsyncConnection, Connection, connect, connect_sync, conninfo, describe
 from wqcore.db.statements import Statements
 from wqcore.errors import ConfigError, DatabaseUnavailable, UnknownQueue
 from wqcore.line.insert import NO_OPTIONS, Inserter, InsertOptions, NewJob
@@ -72,7 +71,9 @@ class _Front:
             raise UnknownQueue("the client is not open: use `async with Client(…)`, or call `initialize()` first")
         return self._inserter.row(self._catalog.kind_of(args), args, options)
 
-    def checked(self, args: msgspec.Struct, options: InsertOptions = NO_OPTIONS) -> tuple[msgspec.Struct, InsertOptions]:
+    def checked(
+        self, args: msgspec.Struct, options: InsertOptions = NO_OPTIONS
+    ) -> tuple[msgspec.Struct, InsertOptions]:
         """The item itself when it could be inserted; raises as `insert` does. Writes nothing."""
         self._row((args, options))
         return args, options
@@ -253,12 +254,14 @@ class Client(_Front):
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection]:
         if self._pool is None:
-            raise DatabaseUnavailable("the client is not open: use `async with Client(…)`, or call `initialize()` first")
+            raise DatabaseUnavailable(
+                "the client is not open: use `async with Client(…)`, or call `initialize()` first"
+            )
         try:
             async with self._pool.connection() as conn:
                 yield conn
                 conn.wq_used_at = clock.monotonic()  # type: ignore[attr-defined]
-        except (psycopg.Error, asyncio.TimeoutError, OSError) as error:
+        except (TimeoutError, psycopg.Error, OSError) as error:
             problem = self._problem(error)
             raise problem from (error if problem is not error else None)
 

@@ -46,9 +46,21 @@ class JobState(enum.StrEnum):
 class Row:
     """Positions in the tuple that the turn returns for each claimed job; the SQL names them in the same order."""
 
-    ID, SLOT, PRIORITY, KIND, REVISION, ATTEMPT, MAX_ATTEMPTS, DEATHS, SERIAL_KEY, RUN_AT, CREATED_AT, ARGS, METADATA = (
-        range(13)
-    )
+    (
+        ID,
+        SLOT,
+        PRIORITY,
+        KIND,
+        REVISION,
+        ATTEMPT,
+        MAX_ATTEMPTS,
+        DEATHS,
+        SERIAL_KEY,
+        RUN_AT,
+        CREATED_AT,
+        ARGS,
+        METADATA,
+    ) = range(13)
 
 
 CompleteTx = Callable[["Job", "psycopg.AsyncConnection[Any]"], Awaitable[None]]

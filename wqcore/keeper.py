@@ -173,19 +173,30 @@ class Keeper:
         if rescued is not None:
             log.warning(
                 "rescued shard of %s: %s; %d jobs had started (%d run again, %d discarded), %d were held",
-                rescued.queue, reason, len(started), rescued.again, rescued.ended, rescued.held,
+                rescued.queue,
+                reason,
+                len(started),
+                rescued.again,
+                rescued.ended,
+                rescued.held,
             )
 
     async def _rescue_dead_hosts(self, conn: AsyncConnection) -> None:
         dead_after_s = self._settings.process.dead_after_s
         dead = await dead_shards(conn, self._statements, process=self._process_id, dead_after_s=dead_after_s)
         for shard in dead:
-            reason = f"host died ({shard.host or 'unknown'}, master {shard.pid or 'unknown'} silent for {dead_after_s:g} s)"
+            reason = (
+                f"host died ({shard.host or 'unknown'}, master {shard.pid or 'unknown'} silent for {dead_after_s:g} s)"
+            )
             rescued = await self._rescue(conn, shard.id, shard.started, reason, suspect_rest=True)
             if rescued is not None:
                 log.warning(
                     "rescued shard of %s: %s; %d run again, %d discarded, %d were held",
-                    rescued.queue, reason, rescued.again, rescued.ended, rescued.held,
+                    rescued.queue,
+                    reason,
+                    rescued.again,
+                    rescued.ended,
+                    rescued.held,
                 )
         if dead:
             await leave(conn, self._statements, process=None, dead_after_s=dead_after_s)
@@ -193,7 +204,9 @@ class Keeper:
     async def _rescue_unknown(self, conn: AsyncConnection) -> None:
         """Shards under our process that none of our children has: seen twice, they are left-overs of a lost order."""
         known = self._live_shards()
-        unknown = {id_ for id_ in await own_shards(conn, self._statements, process=self._process_id) if id_ not in known}
+        unknown = {
+            id_ for id_ in await own_shards(conn, self._statements, process=self._process_id) if id_ not in known
+        }
         for shard in unknown & self._unknown_before:
             await self._rescue(conn, shard, [], "worker gone without a trace", suspect_rest=True)
             log.warning("rescued a shard that no worker has")

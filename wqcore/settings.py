@@ -166,7 +166,9 @@ def load(
     try:
         text = Path(path).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"cannot read the configuration {path}: {getattr(error, 'strerror', None) or error}"]) from None
+        raise ConfigError(
+            [f"cannot read the configuration {path}: {getattr(error, 'strerror', None) or error}"]
+        ) from None
     try:
         tree: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

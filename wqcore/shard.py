@@ -175,7 +175,9 @@ class Shard:
                     if clock.monotonic() - connected_at > RECONNECT_MAX_S:
                         delay = RECONNECT_MIN_S
                     log.warning(
-                        "the database failed us, trying again in %.2f s: %s", delay, faults.one_line(error),
+                        "the database failed us, trying again in %.2f s: %s",
+                        delay,
+                        faults.one_line(error),
                         extra={"queue": self.queue},
                     )
                     await asyncio.sleep(clock.jittered(delay, 0.3))
@@ -405,9 +407,7 @@ class Shard:
             if self._elsewhere:
                 self._look_at = 0.0
         ours = set(self.lanes.slots)
-        if hint is None:
-            self._look_at = 0.0
-        elif hint.due:
+        if hint is None or hint.due:
             self._look_at = 0.0
         elif any(slot in ours for slot, _ in hint.ready):
             for slot, priority in hint.ready:
@@ -472,7 +472,9 @@ class Shard:
             await asyncio.sleep(min(0.5, dead_after / 4))
             if clock.monotonic() - self._proved_at > dead_after and not self._lease_doubted and self._registered:
                 log.error(
-                    "lease unproven for %.1f s: cancelling %d running jobs", dead_after, self.executor.running,
+                    "lease unproven for %.1f s: cancelling %d running jobs",
+                    dead_after,
+                    self.executor.running,
                     extra={"queue": self.queue},
                 )
                 self._lease_doubted = True

@@ -38,7 +38,10 @@ def pg_ctl(server: embedded.Embedded, action: str, mode: str, *options: str) -> 
     owner = server.pgdata.stat().st_uid
     subprocess.run(
         [server.bin_path / "pg_ctl", "-D", server.pgdata, "-m", mode, "-w", *options, action],
-        check=True, capture_output=True, user=owner if os.geteuid() == 0 else None, cwd="/",
+        check=True,
+        capture_output=True,
+        user=owner if os.geteuid() == 0 else None,
+        cwd="/",
     )
 
 
@@ -122,7 +125,8 @@ def test_an_error_text_with_nul_and_surrogates_lands_cleaned_with_its_batch(worl
     ready(world)
     world.conn.execute(
         "insert into wqcore.job (queue, slot, kind, args, max_attempts) "
-        "select 'default', n %% 16, 'dirty', json_build_object('n', n), 1 from generate_series(1, 500) n", ()
+        "select 'default', n %% 16, 'dirty', json_build_object('n', n), 1 from generate_series(1, 500) n",
+        (),
     )
     until(lambda: world.outcomes().get("discarded") == 500, "all 500 have their outcome")
     size = world.scalar("select max(length(errors::text)) from wqcore.history")

@@ -69,7 +69,9 @@ def test_term_gives_back_what_has_not_started_and_waits_for_the_rest(world: Worl
     waiting = world.insert("nap", 100, {"s": 0.5})
     master.send_signal(signal.SIGTERM)
     assert master.wait(10) == 0
-    done = {id_ for (id_,) in world.conn.execute("select id from wqcore.history where outcome = 'completed'").fetchall()}
+    done = {
+        id_ for (id_,) in world.conn.execute("select id from wqcore.history where outcome = 'completed'").fetchall()
+    }
     assert set(short) <= done
     left = world.conn.execute("select id, attempt, deaths from wqcore.job").fetchall()
     assert {id_ for id_, _, _ in left} == set(long) | set(waiting) - done
@@ -154,7 +156,11 @@ def test_a_pill_among_good_jobs_is_discarded_and_the_good_ones_finish(world: Wor
     world.insert("nap", 200)
     (pill,) = world.insert("pill", 1, max_attempts=10)
     world.insert("nap", 200)
-    until(lambda: world.scalar("select count(*) from wqcore.history where kind = 'pill'") == 1, "the pill is discarded", 40)
+    until(
+        lambda: world.scalar("select count(*) from wqcore.history where kind = 'pill'") == 1,
+        "the pill is discarded",
+        40,
+    )
     until(lambda: world.outcomes().get("completed") == 400, "the good jobs finish", 40)
     errors = world.scalar("select errors::text from wqcore.history where id = %s", pill)
     assert "exit code 3" in errors

@@ -92,7 +92,7 @@ def require_current(conn: Connection, line: Line) -> None:
     if missing:
         raise SchemaError(
             f"the schema {line.schema!r} is at version {missing[0].version - 1}, but this program needs "
-            f"{missing[-1].version}: run `wqcore migrate`, or set database.migrate = \"auto\" for development"
+            f'{missing[-1].version}: run `wqcore migrate`, or set database.migrate = "auto" for development'
         )
 
 

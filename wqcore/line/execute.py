@@ -196,7 +196,9 @@ class Executor:
     def running_us(self, job_id: int) -> int:
         """Microseconds since the running job `job_id` started; 0 when it does not run here."""
         now = clock.monotonic()
-        return next((int((now - seat.began) * 1e6) for seat in self._seats if seat.row and seat.row[Row.ID] == job_id), 0)
+        return next(
+            (int((now - seat.began) * 1e6) for seat in self._seats if seat.row and seat.row[Row.ID] == job_id), 0
+        )
 
     def cancel_running(self, why: str) -> None:
         """Cancels every running handler; `why` is SHUTDOWN or LEASE: the attempt is given back."""
@@ -360,9 +362,7 @@ class Executor:
         stats.seconds += now - began
         return now
 
-    def _record(
-        self, seat: Seat, row: tuple[Any, ...], kind: Kind, began: float, error: BaseException
-    ) -> None:
+    def _record(self, seat: Seat, row: tuple[Any, ...], kind: Kind, began: float, error: BaseException) -> None:
         """The outcome of a handler that did not return."""
         if isinstance(error, GeneratorExit):
             raise error
@@ -388,8 +388,10 @@ class Executor:
         elif isinstance(error, LeaseLost):
             self.counters.interrupted += 1
             log.warning("Task interrupted", extra=self._log_fields(row, began, error=str(error)))
-        elif isinstance(error, msgspec.MsgspecError) and error.__traceback__ is not None and (
-            error.__traceback__.tb_next is None
+        elif (
+            isinstance(error, msgspec.MsgspecError)
+            and error.__traceback__ is not None
+            and (error.__traceback__.tb_next is None)
         ):
             # raised in this very frame: by the decoder of the args, not by the handler
             self.counters.discarded += 1
@@ -418,10 +420,10 @@ class Executor:
             except Exception:  # a policy is user code; a job must not be lost by it
                 log.exception("the backoff policy of kind %s failed; using the default", kind.name)
                 after_s = backoff.river(attempt)
-        self.outcomes.again.append(
-            Again(row[Row.ID], row[Row.REVISION], attempt, after_s, error_of(row, error))
+        self.outcomes.again.append(Again(row[Row.ID], row[Row.REVISION], attempt, after_s, error_of(row, error)))
+        log.warning(
+            "Task failed", extra=self._log_fields(row, began, error=_shown(error)) | {"retry_in_s": round(after_s, 3)}
         )
-        log.warning("Task failed", extra=self._log_fields(row, began, error=_shown(error)) | {"retry_in_s": round(after_s, 3)})
 
     def _end(self, row: tuple[Any, ...], began: float, outcome: str, error: BaseException | str) -> None:
         self.outcomes.ended.append(Ended(row[Row.ID], row[Row.REVISION], began, outcome, error_of(row, error)))
@@ -467,7 +469,9 @@ class Executor:
                 elif not seat.stuck and now - seat.cancelled_at > self._cancel_grace_s:
                     seat.stuck = True
                     self.counters.stuck += 1
-                    log.error("Task stuck", extra=self._log_fields(seat.row, seat.began, error="ignores its cancellation"))
+                    log.error(
+                        "Task stuck", extra=self._log_fields(seat.row, seat.began, error="ignores its cancellation")
+                    )
 
 
 def _shown(error: BaseException | str) -> str:

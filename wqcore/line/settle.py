@@ -77,7 +77,8 @@ def error_of(row: tuple[Any, ...], error: BaseException | str) -> str:
         entry["error"] = clean(_text(error))
         # frames only: source lines and locals can hold secrets that a table should not
         entry["traceback"] = [
-            f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in traceback.extract_tb(error.__traceback__)[-12:]
+            f"{frame.filename}:{frame.lineno} in {frame.name}"
+            for frame in traceback.extract_tb(error.__traceback__)[-12:]
         ]
     return msgspec.json.encode(entry).decode()
 

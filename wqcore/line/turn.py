@@ -63,7 +63,14 @@ class Protocol:
     """The statements of one shard on one connection."""
 
     def __init__(
-        self, statements: Statements, *, shard: int, queue: str, channel: str, reply_timeout_s: float, keep: Sequence[str]
+        self,
+        statements: Statements,
+        *,
+        shard: int,
+        queue: str,
+        channel: str,
+        reply_timeout_s: float,
+        keep: Sequence[str],
     ) -> None:
         self._sql = statements
         self._shard = shard
@@ -176,13 +183,17 @@ class Protocol:
         """(id, slot, priority) of those jobs that are still unfinished."""
         return await self._send("remaining", ids=BigIntArray(ids))
 
-    async def complete_tx(
-        self, conn: AsyncConnection, *, job_id: int, revision: int, ago_us: int
-    ) -> bool:
+    async def complete_tx(self, conn: AsyncConnection, *, job_id: int, revision: int, ago_us: int) -> bool:
         """Completes a job in the caller's transaction; False when the lease is lost."""
         cursor = await conn.execute(
             self._sql["complete_tx"],
-            {"shard": self._shard, "id": job_id, "revision": revision, "ago_us": ago_us, "keep": "completed" in self._keep},
+            {
+                "shard": self._shard,
+                "id": job_id,
+                "revision": revision,
+                "ago_us": ago_us,
+                "keep": "completed" in self._keep,
+            },
         )
         return await cursor.fetchone() is not None
 

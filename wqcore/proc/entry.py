@@ -128,7 +128,9 @@ async def _keep(post: Post, program: Program, sheet: Sheet) -> int:
                     "workers": other.seats,
                     "completed": other.completed,
                     "failed": other.failed,
-                    "running": [[job.id, job.attempt, job.kind, round((now - job.began_ns) / 1e9, 1)] for job in jobs[:500]],
+                    "running": [
+                        [job.id, job.attempt, job.kind, round((now - job.began_ns) / 1e9, 1)] for job in jobs[:500]
+                    ],
                     "running_count": len(jobs),
                 }
         return {"shards": shards}

@@ -155,9 +155,7 @@ class Master:
                 self._fork(place, now)
 
     def _fork(self, place: Place, now: float) -> None:
-        number = next(
-            (free for free in self._free_sheets if self.board.sheets[free].seats == place.workers), None
-        )
+        number = next((free for free in self._free_sheets if self.board.sheets[free].seats == place.workers), None)
         if number is None:
             return
         self._free_sheets.remove(number)
@@ -177,9 +175,7 @@ class Master:
         os.set_blocking(orders_write, False)
         os.set_blocking(answers_read, False)
         child.pipes = {"orders": orders_write, "answers": answers_read}
-        post = Post(
-            "keeper", None, 0, self.board, child.sheet_number, self._orders.program, orders_read, answers_write
-        )
+        post = Post("keeper", None, 0, self.board, child.sheet_number, self._orders.program, orders_read, answers_write)
         self.children.fork(child, self._orders.keeper_entry, post)
         os.close(orders_read)
         os.close(answers_write)
@@ -199,7 +195,9 @@ class Master:
                 continue
             elif child.sheet.state not in (WORKING, DRAINING):
                 if silent > self._orders.boot_timeout_s and not suspended(child.pid):
-                    self._abort(child, now, f"{child.place.name} did not start within {self._orders.boot_timeout_s:g} s")
+                    self._abort(
+                        child, now, f"{child.place.name} did not start within {self._orders.boot_timeout_s:g} s"
+                    )
             elif silent > self._orders.loop_stuck_s and not suspended(child.pid):
                 jobs = ", ".join(
                     f"job {job.id} ({job.kind}, for {now - job.began_ns / 1e9:.1f} s)" for job in child.sheet.running()
@@ -319,7 +317,9 @@ class Master:
         if self._said_at or jobs:
             shown = ", ".join(f"{job.kind} {job.id} ({now - job.began_ns / 1e9:.0f} s)" for job in jobs[:5])
             more = f" and {len(jobs) - 5} more" if len(jobs) > 5 else ""
-            self._say(f"draining: waiting for {len(jobs)} running jobs: {shown}{more}" if jobs else "draining: flushing")
+            self._say(
+                f"draining: waiting for {len(jobs)} running jobs: {shown}{more}" if jobs else "draining: flushing"
+            )
         else:
             self._say("draining")
         self._said_at = now
@@ -345,4 +345,4 @@ class Master:
 
     def _master_only_fds(self) -> list[int]:
         pipes = [descriptor for child in self.children.by_pid.values() for descriptor in child.pipes.values()]
-        return pipes + [self._flags._read, self._flags._write]
+        return [*pipes, self._flags._read, self._flags._write]

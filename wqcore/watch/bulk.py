@@ -82,9 +82,7 @@ def insert_lines(
     return report
 
 
-def _item(
-    catalog: Catalog, decoder: msgspec.json.Decoder[Line], text: bytes
-) -> tuple[msgspec.Struct, InsertOptions]:
+def _item(catalog: Catalog, decoder: msgspec.json.Decoder[Line], text: bytes) -> tuple[msgspec.Struct, InsertOptions]:
     line = decoder.decode(text)
     _, args = catalog.parse(line.kind, bytes(line.args))
     return args, InsertOptions(
