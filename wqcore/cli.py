@@ -6,6 +6,7 @@ cannot be used · 70 the workers could not start · 131 ended at once by SIGQUIT
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,9 +81,14 @@ def run(
     """Run the workers until TERM or Ctrl-C drains them."""
     settings = _settings(config, group)
     log.set_up(settings.logging)
-    with launch.database(settings) as dsn:
-        launch.prepare(settings, dsn, _say)
-        code = launch.run(settings, dsn, _say)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the master takes its signals over
+    try:
+        with launch.database(settings) as dsn:
+            launch.prepare(settings, dsn, _say)
+            code = launch.run(settings, dsn, _say)
+    except KeyboardInterrupt:
+        _say("stopped before the workers were started")
+        code = 0
     raise typer.Exit(code)
 
 

@@ -103,6 +103,16 @@ def test_term_during_boot_ends_with_0(world: World) -> None:
     assert master.wait(15) == 0
 
 
+def test_term_while_a_module_is_being_imported_ends_with_0(world: World) -> None:
+    (world.folder / "world_handlers.py").write_text(
+        "import pathlib, time\npathlib.Path(__file__).with_name('importing').touch()\ntime.sleep(600)\n"
+    )
+    master = world.start(world.configure())
+    until(lambda: (world.folder / "importing").exists(), "the import has begun")
+    master.send_signal(signal.SIGTERM)
+    assert master.wait(15) == 0
+
+
 def test_a_handler_module_that_fails_at_import_ends_the_master_with_a_sentence(world: World) -> None:
     (world.folder / "world_handlers.py").write_text("import no_such_module_anywhere\n")
     master = world.start(world.configure())

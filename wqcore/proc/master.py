@@ -267,7 +267,10 @@ class Master:
             return
         for word in data.split():
             number = int(word)
-            if self._rescues.pop(number, None) is not None:
+            if self._rescues.pop(number, None) is None:
+                continue
+            # a suspended child may thaw and write on its sheet once more: that one is free only when it has died
+            if all(child.sheet_number != number for child in self.children.by_pid.values()):
                 self._free_sheets.append(number)
 
     def _keeper(self) -> Child | None:

@@ -53,7 +53,7 @@ def _import(module: str, timeout_s: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, timeout_s)
     try:
         importlib.import_module(module)
-    except PreloadError:
+    except (PreloadError, KeyboardInterrupt):
         raise
     except BaseException as error:  # an import runs user code: SystemExit and the like must not pass for ours
         frames = traceback.extract_tb(error.__traceback__)
