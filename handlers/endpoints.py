@@ -134,7 +134,7 @@ async def index_endpoint(args: IndexEndpoint, job: wqcore.Job) -> None:
 
 def _endpoint(endpoint_id: str) -> calls.Endpoint:
     # app_settings is typed for structs, but a table whose keys are ids is a dict.
-    known = wqcore.app_settings("endpoints", dict[str, calls.Endpoint])  # type: ignore[type-var]
+    known = wqcore.app_settings("endpoints", dict[str, calls.Endpoint])
     endpoint = known.get(endpoint_id)
     if endpoint is None:
         raise wqcore.Discard(f"no endpoint {endpoint_id!r}: add [app.endpoints.{endpoint_id}] with url and api_key")

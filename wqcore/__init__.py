@@ -4,7 +4,7 @@ The public names are those below. How a job travels, in reading order:
 
     catalog     what kinds of jobs exist              job, outcome   what a handler receives and may say
     client      inserting                             line/          insert → turn → execute → settle
-    shard       one worker's loop                     upkeep/        beat, share, rescue, retire
+    shard       one worker's loop                     upkeep/        beat, rescue, retire
     keeper      upkeep on its clocks                  proc/          board, children, worker, master
     settings    every option and its default          db/            connections, statements, migrations
 """

@@ -186,6 +186,11 @@ def check_config(config: ConfigOption = None) -> None:
         for kind in catalog
         if kind.queue not in settings.queues
     ]
+    problems += [
+        f"kind {kind.name!r} has no handler: import the module that has it, or declare the kind with planned=True"
+        for kind in catalog
+        if kind.handler is None and not kind.planned
+    ]
     if problems:
         raise ConfigError(problems)
     for place in launch.places(settings):

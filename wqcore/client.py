@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import msgspec
 import psycopg
+from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
 from wqcore import clock
@@ -237,8 +238,9 @@ class Client(_Front):
 
     async def _insert_one(self, conn: AsyncConnection, row: NewJob, channel: str | None) -> int:
         try:
-            cursor = await conn.execute(self._statements["insert_one"], self._one(row, channel))
-            found = await cursor.fetchone()
+            async with conn.cursor(row_factory=tuple_row) as cursor:
+                await cursor.execute(self._statements["insert_one"], self._one(row, channel))
+                found = await cursor.fetchone()
         except psycopg.Error as error:
             problem = self._problem(error)
             raise problem from (error if problem is not error else None)
@@ -358,7 +360,8 @@ class SyncClient(_Front):
 
     def _insert_one(self, conn: Connection, row: NewJob, channel: str | None) -> int:
         try:
-            found = conn.execute(self._statements["insert_one"], self._one(row, channel)).fetchone()
+            with conn.cursor(row_factory=tuple_row) as cursor:
+                found = cursor.execute(self._statements["insert_one"], self._one(row, channel)).fetchone()
         except psycopg.Error as error:
             problem = self._problem(error)
             raise problem from (error if problem is not error else None)

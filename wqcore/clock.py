@@ -21,5 +21,5 @@ def jittered(seconds: float, spread: float = 0.1) -> float:
 
 
 def new_shard_id() -> int:
-    """A random positive 63-bit integer: known before the row exists, unique without asking the database."""
+    """A random positive integer below 2^62: known before the row exists, unique without asking the database."""
     return secrets.randbits(62) + 1

@@ -25,7 +25,7 @@ import msgspec
 from wqcore.errors import ConfigError
 
 T = TypeVar("T")
-S = TypeVar("S", bound=msgspec.Struct)
+S = TypeVar("S")
 
 _app: dict[str, Any] = {}
 _opened: dict[int, Resource[Any]] = {}
@@ -39,7 +39,7 @@ def use_app_settings(app: dict[str, Any]) -> None:
 
 
 def app_settings(section: str, as_type: type[S]) -> S:
-    """The table `[app.<section>]` of the configuration as `as_type`; a missing table is an empty one.
+    """The table `[app.<section>]` of the configuration as `as_type` (a struct, or a dict of them); a missing table is an empty one.
 
     Raises ConfigError, which names the key that does not fit.
     """

@@ -306,7 +306,9 @@ class Shard:
         self._proved()
         took = clock.monotonic() - began
         interval = min(self._queue.poll_interval_s, self._settings.process.dead_after_s / 3)
-        self._look_at = clock.monotonic() + clock.jittered(max(interval, took / LOOK_SHARE))
+        # spaced out when it is long, but never so far that the lease could seem unproven
+        spaced = min(max(interval, took / LOOK_SHARE), self._settings.process.dead_after_s / 2)
+        self._look_at = clock.monotonic() + clock.jittered(spaced)
         self._last_look = look
         self._paused = look.paused
         self._db_clock_offset_us = look.now_us - clock.monotonic() * 1e6

@@ -153,14 +153,17 @@ class Executor:
             if row[Row.DEATHS]:
                 self._suspects.append(row)
                 continue
-            priority = row[Row.PRIORITY]
-            tier = self._tiers.get(priority)
-            if tier is None:
-                tier = self._tiers[priority] = deque()
-                self._order = sorted(self._tiers, reverse=True)
-            tier.append(row)
+            self._tier(row[Row.PRIORITY]).append(row)
         self.waiting += len(rows)
         self._wake_one()
+
+    def _tier(self, priority: int) -> deque[tuple[Any, ...]]:
+        """The waiting jobs of one priority."""
+        tier = self._tiers.get(priority)
+        if tier is None:
+            tier = self._tiers[priority] = deque()
+            self._order = sorted(self._tiers, reverse=True)
+        return tier
 
     def held(self) -> list[int]:
         """The ids of all jobs that wait, are parked, or run; not of those whose outcome waits to be written."""
@@ -315,7 +318,10 @@ class Executor:
         row = self.keys.give_back(key)
         if row is not None:
             self.keys.busy.discard(key)
-            self._tiers[row[Row.PRIORITY]].appendleft(row)
+            if row[Row.DEATHS]:
+                self._suspects.appendleft(row)
+            else:
+                self._tier(row[Row.PRIORITY]).appendleft(row)
             self.waiting += 1
 
     async def _run(self, seat: Seat, row: tuple[Any, ...]) -> float:
@@ -367,7 +373,7 @@ class Executor:
         if isinstance(error, GeneratorExit):
             raise error
         if isinstance(error, asyncio.CancelledError):
-            if seat.why in (SHUTDOWN, LEASE) or self._halted:
+            if seat.why in (SHUTDOWN, LEASE) or (seat.why is None and self._halted):
                 self.counters.interrupted += 1
                 log.info("Task interrupted", extra=self._log_fields(row, began, error=f"cancelled by {seat.why}"))
                 return

@@ -20,7 +20,7 @@ RING_JOBS_MAX = 16384
 """A worker holds at most its seats, its prefetch (4 batches) and one batch of due jobs; far below this."""
 _NAMES_WORDS = 1024
 
-BOOT, WORKING, DRAINING = 1, 2, 3
+FREE, BOOT, WORKING, DRAINING = range(4)
 
 _STATE, _TICK, _SHARD, _RUNNING, _COMPLETED, _FAILED, _HEAD, _TAIL, _NAMES = range(9)
 
@@ -82,7 +82,7 @@ class Sheet:
         self._words[_TICK] = now_ns
 
     def set_state(self, state: int) -> None:
-        """BOOT, WORKING or DRAINING."""
+        """FREE, BOOT, WORKING or DRAINING."""
         self._words[_STATE] = state
 
     def set_kinds(self, names: list[str]) -> None:

@@ -18,7 +18,7 @@ from wqcore import clock
 from wqcore.catalog import catalog
 from wqcore.errors import WqcoreError
 from wqcore.keeper import Keeper, read_lines
-from wqcore.proc.board import DRAINING, WORKING, Sheet
+from wqcore.proc.board import DRAINING, FREE, WORKING, Sheet
 from wqcore.proc.children import EXIT_BOOT_FAILED, EXIT_FENCED
 from wqcore.proc.master import Post
 from wqcore.proc.preload import preload
@@ -122,7 +122,7 @@ async def _keep(post: Post, program: Program, sheet: Sheet) -> int:
         now = clock.monotonic_ns()
         shards = {}
         for other in sheets:
-            if other.shard:
+            if other.state != FREE:
                 jobs = other.running()
                 shards[str(other.shard)] = {
                     "workers": other.seats,
@@ -146,7 +146,7 @@ async def _keep(post: Post, program: Program, sheet: Sheet) -> int:
         version=program.version,
         report=report,
         started=started,
-        live_shards=lambda: {other.shard for other in sheets},
+        live_shards=lambda: {other.shard for other in sheets if other.state != FREE},
         master_lives=lambda: clock.monotonic_ns() - board.tick_ns < MASTER_SILENT_S * 1e9,
         answered=lambda number: _answer(post.answers_fd, number),
     )

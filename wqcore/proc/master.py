@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from wqcore import clock
-from wqcore.proc.board import DRAINING, WORKING, Board
+from wqcore.proc.board import DRAINING, FREE, WORKING, Board
 from wqcore.proc.children import EXIT_BOOT_FAILED, EXIT_FENCED, Child, Children, Death, Place, suspended
 from wqcore.proc.signals import Flags
 
@@ -225,7 +225,7 @@ class Master:
             log.log(level, "%s (pid %d): %s", place.name, child.pid, death.describe())
         if place.queue is None or clean or death.exit_code == EXIT_FENCED or child.disowned:
             if child.sheet_number not in self._rescues:
-                self._free_sheets.append(child.sheet_number)
+                self._free(child.sheet_number)
         else:
             self._rescue(child.sheet_number, death.describe())
         if not booted and (death.exit_code == EXIT_BOOT_FAILED or child.why_killed):
@@ -271,7 +271,11 @@ class Master:
                 continue
             # a suspended child may thaw and write on its sheet once more: that one is free only when it has died
             if all(child.sheet_number != number for child in self.children.by_pid.values()):
-                self._free_sheets.append(number)
+                self._free(number)
+
+    def _free(self, sheet_number: int) -> None:
+        self.board.sheets[sheet_number].set_state(FREE)
+        self._free_sheets.append(sheet_number)
 
     def _keeper(self) -> Child | None:
         return next((child for child in self.children.by_pid.values() if child.place is self._keeper_place), None)

@@ -52,9 +52,10 @@ class Flags:
 
 
 def restore_in_child() -> None:
-    """A child starts with the defaults, but leaves Ctrl-C to its master (a terminal sends it to the whole group)."""
+    """A child starts with the defaults, but leaves Ctrl-C and hang-ups, which reach the whole group, to its master."""
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
+    for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)

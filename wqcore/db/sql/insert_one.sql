@@ -1,4 +1,6 @@
--- Inserts one job and, unless the channel is null, wakes its shard. See insert.sql for the xid.
+-- Inserts one job and, unless the channel is null, wakes its shard.
+-- Promises: the transaction has its xid before it draws an id (`xid`), which is what lets a shard conclude from the
+--   oldest running xid that no lower id can still appear.
 -- Repeatable: no; a repeated insert makes another job.
 with xid as materialized (select pg_current_xact_id() as id),
 added as (

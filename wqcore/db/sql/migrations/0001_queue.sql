@@ -1,4 +1,4 @@
--- The tables of the protocol: see ENGINE.md's summary in docs/concepts/protocol.md.
+-- The tables of the protocol: docs/concepts/protocol.md tells how they are used.
 -- One transaction; the migrator holds an advisory lock and sets lock_timeout.
 
 create table {schema}.queue (

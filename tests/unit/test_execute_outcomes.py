@@ -1,0 +1,322 @@
+"""Every run ends in exactly one outcome, whatever its handler does, and no job sees what another left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from wqcore.catalog import Catalog, Kind
+from wqcore.errors import LeaseLost
+from wqcore.job import Job, Row
+from wqcore.line import execute
+from wqcore.line.execute import SHUTDOWN, Executor
+from wqcore.outcome import Cancel, Discard, Retry, Snooze
+
+
+class Args(msgspec.Struct):
+    n: int = 0
+
+
+class Sheet:
+    """The board's sheet in memory."""
+
+    def __init__(self) -> None:
+        self.on_seats: dict[int, int] = {}
+        self.order: list[int] = []
+
+    def started(self, seat: int, job_id: int, attempt: int, kind: int, began_ns: int) -> None:
+        assert seat not in self.on_seats
+        self.on_seats[seat] = job_id
+        self.order.append(job_id)
+
+    def finished(self, seat: int) -> None:
+        del self.on_seats[seat]
+
+
+class Room:
+    """An executor whose kinds are given as handlers by name."""
+
+    def __init__(self) -> None:
+        self.catalog = Catalog()
+        self.sheet = Sheet()
+        self.changed = asyncio.Event()
+        self.executor: Executor = None  # type: ignore[assignment]
+
+    def kind(self, name: str, handler: Callable[..., Any], timeout_s: float = 60, backoff: Any = lambda n: 7.0) -> None:
+        args_type = msgspec.defstruct(f"Args_{name}", [], bases=(Args,))
+        kind = Kind(
+            name, args_type, queue="q", serial_key=None, priority=1, max_attempts=3, timeout_s=timeout_s,
+            backoff=backoff, planned=False,
+        )  # fmt: skip
+        self.catalog.declare(kind)
+        kind.handler = handler
+
+    def start(self, workers: int = 2, cancel_grace_s: float = 5) -> Executor:
+        async def complete_tx(job: Job, conn: Any) -> None: ...
+
+        self.executor = Executor(
+            queue="q", workers=workers, catalog=self.catalog, sheet=self.sheet, complete_tx=complete_tx,
+            on_change=self.changed.set, cancel_grace_s=cancel_grace_s, log_all_tasks=True,
+        )  # fmt: skip
+        self.executor.start()
+        return self.executor
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0.001)
+
+    async def outcomes(self, count: int) -> Any:
+        await self.until(lambda: len(self.executor.outcomes) == count and not self.executor.running)
+        assert self.sheet.on_seats == {}
+        assert self.executor.held() == []
+        return self.executor.outcomes
+
+
+@pytest_asyncio.fixture
+async def room() -> AsyncIterator[Room]:
+    room = Room()
+    yield room
+    await room.executor.close()
+
+
+def row(id_: int, kind: str = "k", *, priority: int = 1, attempt: int = 0, max_attempts: int = 3, deaths: int = 0,
+        key: str | None = None, args: bytes = b"{}") -> tuple[Any, ...]:  # fmt: skip
+    return (id_, 0, priority, kind, 0, attempt, max_attempts, deaths, key, None, 0, args, None)
+
+
+def raises(error: BaseException) -> Callable[..., Any]:
+    async def handler(args: Args, job: Job) -> None:
+        await asyncio.sleep(0)
+        raise error
+
+    return handler
+
+
+async def test_a_job_that_returns_is_completed(room: Room) -> None:
+    seen = []
+
+    async def handler(args: Args, job: Job) -> None:
+        seen.append((args.n, job.id, job.attempt))
+
+    room.kind("k", handler)
+    room.start().add([row(4, args=b'{"n": 6}', attempt=1)])
+    outcomes = await room.outcomes(1)
+    assert (outcomes.done_ids, outcomes.again, outcomes.ended, seen) == ([4], [], [], [(6, 4, 2)])
+    assert room.executor.counters.completed == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "delay_s", "text"),
+    [
+        (ValueError("boom"), 7.0, "boom"),
+        (Retry("again", after=3), 3.0, "again"),
+        (Retry(), 7.0, "retry requested"),
+        (SystemExit(3), 7.0, "3"),
+        (KeyboardInterrupt(), 7.0, ""),
+        (asyncio.CancelledError(), 7.0, "raised CancelledError"),
+        (TimeoutError("its own"), 7.0, "its own"),
+    ],
+)
+async def test_a_failed_attempt_runs_again(room: Room, error: BaseException, delay_s: float, text: str) -> None:
+    room.kind("k", raises(error))
+    room.start(1).add([row(1), row(2, max_attempts=1)])
+    outcomes = await room.outcomes(2)
+    [again], [ended] = outcomes.again, outcomes.ended
+    assert (again.id, again.attempt, again.delay_s) == (1, 1, delay_s)
+    assert text in json.loads(again.error)["error"]
+    assert (ended.id, ended.outcome) == (2, "discarded")
+
+
+@pytest.mark.parametrize(("error", "outcome"), [(Cancel("stop"), "cancelled"), (Discard("bad"), "discarded")])
+async def test_a_handler_may_end_its_job(room: Room, error: Exception, outcome: str) -> None:
+    room.kind("k", raises(error))
+    room.start().add([row(1)])
+    [ended] = (await room.outcomes(1)).ended
+    assert (ended.outcome, json.loads(ended.error)["error"]) == (outcome, str(error))
+
+
+async def test_a_snooze_costs_no_attempt(room: Room) -> None:
+    room.kind("k", raises(Snooze(90)))
+    room.start().add([row(1, attempt=2)])
+    [again] = (await room.outcomes(1)).again
+    assert (again.attempt, again.delay_s, again.error) == (2, 90.0, None)
+
+
+async def test_a_lost_lease_is_no_outcome(room: Room) -> None:
+    room.kind("k", raises(LeaseLost("gone")))
+    executor = room.start()
+    executor.add([row(1)])
+    await room.until(lambda: executor.counters.interrupted == 1)
+    assert len(executor.outcomes) == 0
+
+
+@pytest.mark.parametrize("args", [b'{"n": "x"}', b"{", b"[]"])
+async def test_args_that_do_not_fit_discard_the_job(room: Room, args: bytes) -> None:
+    room.kind("k", raises(AssertionError()))
+    room.start().add([row(1, args=args)])
+    [ended] = (await room.outcomes(1)).ended
+    assert ended.outcome == "discarded"
+    assert "args do not fit" in json.loads(ended.error)["error"]
+
+
+async def test_a_decoding_error_of_the_handlers_own_is_an_ordinary_failure(room: Room) -> None:
+    async def handler(args: Args, job: Job) -> None:
+        msgspec.json.decode(b"{")
+
+    room.kind("k", handler)
+    room.start().add([row(1)])
+    assert len((await room.outcomes(1)).again) == 1
+
+
+async def test_a_handler_over_its_time_is_cancelled(room: Room) -> None:
+    room.kind("k", lambda args, job: asyncio.sleep(3600), timeout_s=0.05)
+    room.start().add([row(1)])
+    [again] = (await room.outcomes(1)).again
+    assert "timed out after 0.05 s" in again.error
+    assert room.executor.counters.timed_out == 1
+
+
+async def test_a_handler_that_ignores_its_cancellation_is_counted_as_stuck(room: Room) -> None:
+    release = asyncio.Event()
+
+    async def handler(args: Args, job: Job) -> None:
+        while not release.is_set():
+            try:
+                await release.wait()
+            except asyncio.CancelledError:
+                pass
+
+    room.kind("k", handler, timeout_s=0.05)
+    executor = room.start(cancel_grace_s=0.05)
+    executor.add([row(1)])
+    await room.until(lambda: executor.counters.stuck == 1)
+    release.set()
+    assert (await room.outcomes(1)).done_ids == [1]
+    executor.add([row(2)])
+    assert (await room.outcomes(2)).done_ids == [1, 2]
+
+
+async def test_an_interrupted_run_gives_its_attempt_back(room: Room) -> None:
+    room.kind("k", lambda args, job: asyncio.sleep(3600))
+    executor = room.start()
+    executor.add([row(1), row(2)])
+    await room.until(lambda: executor.running == 2)
+    executor.cancel_running(SHUTDOWN)
+    await room.until(lambda: executor.running == 0)
+    assert (len(executor.outcomes), executor.counters.interrupted) == (0, 2)
+
+
+async def test_an_unknown_kind_is_given_back_for_an_hour_then_discarded(room: Room) -> None:
+    executor = room.start()
+    executor.job_age_s = lambda row: float(row[Row.CREATED_AT])
+    executor.add([row(1, "new"), (*row(2, "new")[:10], 3601, b"{}", None)])
+    outcomes = await room.outcomes(2)
+    assert [(item.id, item.attempt, item.error) for item in outcomes.again] == [(1, 0, None)]
+    assert [(item.id, item.outcome) for item in outcomes.ended] == [(2, "discarded")]
+
+
+async def test_a_broken_backoff_policy_loses_no_job(room: Room) -> None:
+    room.kind("k", raises(ValueError()), backoff=lambda attempt: 1 / 0)
+    room.start().add([row(1)])
+    assert 0.9 <= (await room.outcomes(1)).again[0].delay_s <= 1.1
+
+
+async def test_at_most_one_job_of_a_key_runs_and_in_order(room: Room) -> None:
+    running: set[str] = set()
+
+    async def handler(args: Args, job: Job) -> None:
+        assert job.serial_key not in running
+        running.add(str(job.serial_key))
+        await asyncio.sleep(0.001)
+        running.discard(str(job.serial_key))
+
+    room.kind("k", handler)
+    room.start(8).add([row(n, key=f"key {n % 3}") for n in range(30)])
+    assert sorted((await room.outcomes(30)).done_ids) == list(range(30))
+    for key in range(3):
+        ids = [id_ for id_ in room.sheet.order if id_ % 3 == key]
+        assert ids == sorted(ids)
+
+
+async def test_a_higher_priority_runs_first(room: Room) -> None:
+    async def handler(args: Args, job: Job) -> None: ...
+
+    room.kind("k", handler)
+    room.start(1).add([row(1), row(2, priority=-5), row(3, priority=9), row(4)])
+    assert (await room.outcomes(4)).done_ids == [3, 1, 4, 2]
+
+
+async def test_a_context_variable_does_not_leak_into_the_next_job(room: Room) -> None:
+    variable: contextvars.ContextVar[int] = contextvars.ContextVar("leak", default=0)
+    seen = []
+
+    async def handler(args: Args, job: Job) -> None:
+        seen.append(variable.get())
+        variable.set(job.id)
+
+    room.kind("k", handler)
+    room.start(1).add([row(n) for n in range(1, 6)])
+    await room.outcomes(5)
+    assert seen == [0] * 5
+
+
+async def test_a_cancellation_that_a_handler_left_behind_does_not_reach_the_next_job(room: Room) -> None:
+    async def handler(args: Args, job: Job) -> None:
+        await asyncio.sleep(0)
+        if job.id == 1:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+
+    room.kind("k", handler)
+    room.start(1).add([row(1), row(2)])
+    assert sorted((await room.outcomes(2)).ids()) == [1, 2]
+    assert 2 in room.executor.outcomes.done_ids
+
+
+async def test_what_has_not_started_can_be_given_back(room: Room) -> None:
+    release = asyncio.Event()
+    room.kind("k", lambda args, job: release.wait())
+    executor = room.start(1)
+    executor.add([row(1, key="a"), row(2, key="a"), row(3), row(4, priority=5, deaths=0)])
+    await room.until(lambda: executor.running == 1)
+    assert executor.give_back() == 3
+    assert executor.waiting == 0
+    release.set()
+    assert len((await room.outcomes(1)).done_ids) == 1
+
+
+async def test_a_suspect_that_was_parked_behind_its_key_still_runs(room: Room) -> None:
+    """Its priority may be one that no other waiting job has."""
+    release = asyncio.Event()
+    room.kind("k", lambda args, job: release.wait())
+    executor = room.start(2)
+    executor.add([row(1, key="a")])
+    await room.until(lambda: executor.running == 1)
+    executor.add([row(2, key="a", priority=5, deaths=1)])
+    await room.until(lambda: list(executor.keys.parked_rows()) != [])
+    release.set()
+    await room.until(lambda: 2 in executor.outcomes.done_ids)
+
+
+async def test_a_job_with_two_deaths_runs_alone(room: Room) -> None:
+    together: list[set[int]] = []
+
+    async def handler(args: Args, job: Job) -> None:
+        together.append(set(room.sheet.on_seats.values()))
+        await asyncio.sleep(2 * execute.SUSPECT_HEAD_START_S if job.deaths else 0)
+        together.append(set(room.sheet.on_seats.values()))
+
+    room.kind("k", handler)
+    executor = room.start(4)
+    executor.add([row(n) for n in range(1, 6)] + [row(9, deaths=2)])
+    await room.outcomes(6)
+    assert [jobs for jobs in together if 9 in jobs] == [{9}, {9}]
