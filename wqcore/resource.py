@@ -39,7 +39,7 @@ def use_app_settings(app: dict[str, Any]) -> None:
 
 
 def app_settings(section: str, as_type: type[S]) -> S:
-    """The table `[app.<section>]` of the configuration as `as_type` (a struct, or a dict of them); a missing table is an empty one.
+    """The table `[app.<section>]` as `as_type` (a struct, or a dict of them); a missing table is an empty one.
 
     Raises ConfigError, which names the key that does not fit.
     """

@@ -127,8 +127,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         if not isinstance(self.database.dsn, UnsetType) and self.database.embedded:
             problems.append("database.dsn and database.embedded are both set: keep one")
         problem = check_name("schema", self.database.schema)
-        if problem or len(self.database.schema.encode()) > 63 or self.database.schema.startswith("pg_"):
-            problems.append(f"database.schema {self.database.schema!r}: use 1 to 63 bytes that do not start with pg_")
+        schema = self.database.schema
+        if problem or len(schema.encode()) > 63 or schema.startswith("pg_") or "%" in schema:
+            problems.append(f"database.schema {schema!r}: use 1 to 63 bytes without % that do not start with pg_")
         for name, queue in self.queues.items():
             problem = check_name("queue", name)
             if problem:
@@ -222,7 +223,8 @@ def _problem(key: str, value: Any, as_type: Any) -> list[str]:
     try:
         msgspec.convert(value, as_type)
     except msgspec.ValidationError as error:
-        shown = "" if "dsn" in key or "password" in key else f" (it is {value!r})"
+        secret = key.split(".")[0] in {"database", "app"} or "password" in str(value) or "://" in str(value)
+        shown = "" if secret else f" (it is {value!r})"
         return [f"{key}: {error}{shown}"]
     return []
 

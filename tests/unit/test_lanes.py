@@ -124,11 +124,19 @@ def test_a_late_commit_sends_the_lanes_back_to_the_floor_until_they_have_caught_
 def test_the_floor_moves_only_after_all_transactions_of_its_time_have_ended() -> None:
     lanes = Lanes([1])
     lanes.look(100, 20, 30, late=False)
+    lanes.took([], 1)
     lanes.look(120, 20, 40, late=False)
     lanes.look(130, 39, 50, late=False)
     assert lanes.floor == 0
     lanes.look(140, 40, 60, late=False)
     assert lanes.floor == 100
+
+
+def test_the_floor_does_not_move_by_looks_alone_because_their_snapshots_end_at_the_newest_completed_xid() -> None:
+    lanes = Lanes([1])
+    for look in range(5):
+        lanes.look(100 + look, 50, 50, late=False)
+    assert lanes.floor == 0
 
 
 def test_a_lane_that_was_sent_back_is_not_forgotten_when_a_limit_stops_it() -> None:

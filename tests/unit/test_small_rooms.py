@@ -101,11 +101,11 @@ def test_an_error_is_kept_with_its_class_and_frames_but_no_source() -> None:
 
 
 def test_an_error_whose_text_raises_is_still_an_error() -> None:
-    class Mute(Exception):
+    class MuteError(Exception):
         def __str__(self) -> str:
             raise RuntimeError
 
-    assert "Mute" in json.loads(error_of(ROW, Mute()))["error"]
+    assert "MuteError" in json.loads(error_of(ROW, MuteError()))["error"]
 
 
 def test_outcomes_that_could_not_be_sent_go_first_next_time() -> None:

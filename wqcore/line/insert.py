@@ -70,11 +70,11 @@ class Inserter:
         queue, serial_key = kind.queue, kind.serial_key(args) if kind.serial_key is not None else None
         priority, max_attempts, run_at, metadata = kind.priority, kind.max_attempts, None, None
         if options is not NO_OPTIONS:
+            run_at, metadata = _checked(options)
             queue = options.queue if options.queue is not None else queue
             serial_key = options.serial_key if options.serial_key is not None else serial_key
             priority = options.priority if options.priority is not None else priority
             max_attempts = options.max_attempts if options.max_attempts is not None else max_attempts
-            run_at, metadata = _checked(options)
         slots = self._slots.get(queue)
         if slots is None:
             known = ", ".join(sorted(self._slots)) or "none"
@@ -119,6 +119,10 @@ def slot_of(serial_key: str, slots: int) -> int:
 
 def _checked(options: InsertOptions) -> tuple[dt.datetime | None, str | None]:
     """run_at and encoded metadata of the options. Raises InsertError for a value out of range."""
+    try:
+        msgspec.convert(msgspec.structs.asdict(options), InsertOptions)
+    except msgspec.ValidationError as error:
+        raise InsertError(f"insert options: {error}") from None
     if options.priority is not None and not PRIORITY_MIN <= options.priority <= PRIORITY_MAX:
         raise InsertError(f"priority {options.priority} is outside {PRIORITY_MIN} … {PRIORITY_MAX}")
     if options.max_attempts is not None and not 1 <= options.max_attempts <= ATTEMPTS_MAX:

@@ -4,9 +4,11 @@ A lane is one slot at one priority, read in the order of ids. Three things can a
 its way back:
 
 - a job whose transaction committed late. The *floor* is an id below which nothing can appear any more: at a look we
-  remember the newest id drawn, at the next look the newest xid given; once every transaction older than that xid has
-  ended, every id up to the remembered one is visible or never will be. (Every insert takes its xid before its id.)
-  A look that finds something between floor and cursor sends the lanes back to the floor.
+  remember the newest id drawn; then a turn of ours takes an xid, which is newer than that of every transaction that has
+  drawn one of those ids (every insert takes its xid before its id); the next look's snapshot has that xid behind it,
+  and once everything older than the snapshot's end has ended, all ids up to the remembered one are visible or never
+  will be. Without the turn the snapshot proves nothing: its end is one past the newest *completed* xid, and newer
+  transactions may be open. A look that finds something between floor and cursor sends the lanes back to the floor.
 - a job that this shard gave back or whose revision changed while it ran: its lane goes back to just before it.
 - a job that another shard held when we took its slot: its slot's lanes start anew once the other has let go.
 
@@ -45,6 +47,7 @@ class Lanes:
         self._due_behind: set[int] = set()
         self._turned = 0
         self._sequence_seen: int | None = None
+        self._turned_since_look = False
         self._marks: deque[tuple[int, int]] = deque()
         self._plan: list[tuple[int, int]] = []
 
@@ -93,6 +96,7 @@ class Lanes:
 
     def took(self, rows: Sequence[tuple[Any, ...]], limit: int) -> bool:
         """Moves the cursors past what the last plan returned; True when a limit was hit, so that there may be more."""
+        self._turned_since_look = True
         after, last = self._after, None
         ready = due = 0
         due_last: dict[int, tuple[int, int]] = {}
@@ -123,9 +127,12 @@ class Lanes:
         elif not self._behind:
             while self._marks and self._marks[0][1] <= oldest_xid:
                 self.floor = max(self.floor, self._marks.popleft()[0])
-        if self._sequence_seen is not None and (not self._marks or self._marks[-1][0] < self._sequence_seen):
+        if self._sequence_seen is None:
+            self._sequence_seen = sequence
+        elif self._turned_since_look:
             self._marks.append((self._sequence_seen, next_xid))
-        self._sequence_seen = sequence
+            self._sequence_seen = sequence
+        self._turned_since_look = False
 
     def rewind_to(self, floor: int) -> None:
         """Sends every lane that is beyond `floor` back to it."""
