@@ -6,6 +6,7 @@ cannot be used · 70 the workers could not start · 131 ended at once by SIGQUIT
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -201,6 +202,8 @@ def check_config(config: ConfigOption = None) -> None:
 
 def main() -> None:
     """The console script: every expected error becomes one sentence and an exit code."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # handlers live beside the configuration; `python -m` does the same
     try:
         app(standalone_mode=True)
     except ConfigError as error:
