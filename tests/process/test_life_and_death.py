@@ -44,6 +44,19 @@ def test_kill_9_a_worker_charges_only_what_had_started(world: World) -> None:
     until(lambda: len(world.workers()) == 1, "a replacement is up")
 
 
+def test_kill_9_the_keeper_and_a_worker_together_still_rescues(world: World) -> None:
+    master = world.start(world.configure())
+    ready(world)
+    world.insert("nap", 10, {"s": 1.0})
+    until(lambda: len(world.runs()) == 10, "ten jobs run")
+    for child in psutil.Process(master.pid).children():
+        send(child, signal.SIGKILL)
+    until(lambda: world.outcomes().get("completed") == 10, "all are completed")
+    assert world.scalar("select min(deaths) from wqcore.history") == 1
+    assert world.scalar("select max(deaths) from wqcore.history") == 1
+    assert master.poll() is None
+
+
 def test_kill_9_the_master_leaves_no_process_and_no_job(world: World) -> None:
     config = world.configure(process={"dead_after_s": 3.0, "beat_interval_s": 0.5})
     master = world.start(config)
