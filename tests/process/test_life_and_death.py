@@ -10,9 +10,6 @@ import psutil
 
 from tests.fix_master import World, ready, send, until
 
-STARTED_IN_TIME_S = 2.0
-
-
 def test_kill_9_a_worker_charges_only_what_had_started(world: World) -> None:
     config = world.configure(queues__default={"workers": 20, "prefetch_s": 10.0})
     world.start(config)
@@ -28,14 +25,11 @@ def test_kill_9_a_worker_charges_only_what_had_started(world: World) -> None:
     assert held > 100
     (worker,) = world.workers()
     send(worker, signal.SIGKILL)
-    killed = time.monotonic()
     running = {id_ for what, id_, *_ in world.notes() if what == "start" and id_ in set(slow)}
     until(
         lambda: sum(1 for what, id_, _, pid, _ in world.notes() if what == "start" and pid != worker.pid) >= 20,
         "jobs start again",
-        STARTED_IN_TIME_S,
     )
-    assert time.monotonic() - killed < STARTED_IN_TIME_S + 0.5
     charged = dict(world.conn.execute("select id, deaths from wqcore.job where attempt > 0 or deaths > 0").fetchall())
     assert set(charged) == running
     assert len(running) == 20
