@@ -10,6 +10,7 @@ import psutil
 
 from tests.fix_master import World, ready, send, until
 
+
 def test_kill_9_a_worker_charges_only_what_had_started(world: World) -> None:
     config = world.configure(queues__default={"workers": 20, "prefetch_s": 10.0})
     world.start(config)
