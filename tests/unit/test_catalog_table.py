@@ -1,4 +1,4 @@
-"""The 24 kinds are what CATALOG.md binds them to: written here once more, by hand, and compared."""
+"""The 24 kinds of the platform are bound to a table: written here once more, by hand, and compared."""
 
 from __future__ import annotations
 
