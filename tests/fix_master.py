@@ -147,8 +147,12 @@ class World:
 
     def workers(self, number: int = 0) -> list[psutil.Process]:
         """The worker processes of a master, by title."""
-        children = psutil.Process(self.masters[number].pid).children()
-        return [child for child in children if "worker" in " ".join(child.cmdline()) and child.status() != "zombie"]
+        found = []
+        for child in psutil.Process(self.masters[number].pid).children():
+            with _gone_is_fine():
+                if "worker" in " ".join(child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE:
+                    found.append(child)
+        return found
 
     def insert(self, kind: str, count: int = 1, args: dict[str, Any] | None = None, **columns: Any) -> list[int]:
         """Inserts by SQL, so that a test depends on nothing but the schema."""
