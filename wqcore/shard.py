@@ -35,7 +35,7 @@ from wqcore.line import execute
 from wqcore.line.execute import Executor
 from wqcore.line.lanes import Lanes
 from wqcore.line.settle import Outcomes
-from wqcore.line.turn import Fenced, Look, Turned
+from wqcore.line.turn import Fenced, Turned
 from wqcore.line.turn import Protocol as TurnProtocol
 from wqcore.settings import Queue, Settings
 
@@ -117,7 +117,6 @@ class Shard:
         self._share_wanted = True
         self._dirty = False
         self._paused = False
-        self._last_look: Look | None = None
         self._look_at = 0.0
         self._fetch_not_before = 0.0
         self._due_at = math.inf
@@ -309,7 +308,6 @@ class Shard:
         # spaced out when it is long, but never so far that the lease could seem unproven
         spaced = min(max(interval, took / LOOK_SHARE), self._settings.process.dead_after_s / 2)
         self._look_at = clock.monotonic() + clock.jittered(spaced)
-        self._last_look = look
         self._paused = look.paused
         self._db_clock_offset_us = look.now_us - clock.monotonic() * 1e6
         self.lanes.look(look.sequence, look.oldest_xid, look.next_xid, late=look.late)

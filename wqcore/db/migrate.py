@@ -148,8 +148,3 @@ def _apply(conn: Connection, line: Line, step: Step) -> None:
 def show(line: Line, steps: list[Step]) -> str:
     """The SQL of `steps` as it would be run, for people who apply it by hand."""
     return "\n".join(f"-- {step.version:04d} {step.name}\n{compose(step.text, line.schema).decode()}" for step in steps)
-
-
-def installed(error: psycopg.Error) -> bool:
-    """False when `error` says that the schema is not there."""
-    return error.sqlstate not in {"42P01", "3F000"}

@@ -119,7 +119,6 @@ class Executor:
         self.flush_at = 1
         self.low_water = 0
         self.stats: dict[str, KindStats] = {}
-        self.kind_names = [kind.name for kind in catalog]
         self.job_age_s: Callable[[tuple[Any, ...]], float] = lambda row: 0.0
         self._kinds = {kind.name: (kind, number) for number, kind in enumerate(catalog)}
         self._sheet = sheet
