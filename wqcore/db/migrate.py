@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
 
-import psycopg
 from psycopg import errors, sql
 
 from wqcore.db.connect import Connection
