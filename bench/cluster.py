@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ import psycopg
 from wqcore import launch
 from wqcore.client import SyncClient
 from wqcore.db import embedded
-from wqcore.settings import Database, Process, Queue, Settings
+from wqcore.settings import Database, Process, Queue, Retention, Settings
 
 from .bench_handlers import BenchNoop
 
@@ -70,8 +71,6 @@ class Cluster:
 
 def program(processes: int, *, history: bool, workers: int = 100) -> Settings:
     """The settings of the benchmarked wqcore."""
-    from wqcore.settings import Retention
-
     return Settings(
         database=Database(embedded=False, migrate="auto"),
         process=Process(handlers=["bench.bench_handlers"]),
@@ -82,8 +81,6 @@ def program(processes: int, *, history: bool, workers: int = 100) -> Settings:
 
 def fill(cluster: Cluster, settings: Settings, jobs: int) -> float:
     """Inserts `jobs` no-ops in bulk; returns the seconds it took."""
-    import time
-
     launch.prepare(settings, cluster.dsn, lambda text: None)
     began = time.monotonic()
     with SyncClient(settings, dsn=cluster.dsn) as client:

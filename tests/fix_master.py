@@ -12,6 +12,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ class World:
         """The worker processes of a master, by title."""
         found = []
         for child in psutil.Process(self.masters[number].pid).children():
-            with _gone_is_fine():
+            with suppress(psutil.NoSuchProcess):
                 if "worker" in " ".join(child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE:
                     found.append(child)
         return found
@@ -191,19 +192,11 @@ class World:
             if master.poll() is None:
                 tree = [psutil.Process(master.pid), *psutil.Process(master.pid).children(recursive=True)]
                 for process in tree:
-                    with _gone_is_fine():
+                    with suppress(psutil.NoSuchProcess):
                         process.resume()
                         process.kill()
                 master.wait(10)
         self.conn.close()
-
-
-class _gone_is_fine:  # noqa: N801 - reads as a clause
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
-        return isinstance(error, psutil.NoSuchProcess)
 
 
 @pytest.fixture

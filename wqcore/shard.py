@@ -129,8 +129,6 @@ class Shard:
         self._rate_from = (0.0, 0)
         self._at_most_once = False
         self._db_clock_offset_us = 0.0
-        self.turns = 0
-        self.reconnects = 0
 
     # --- what others may call -------------------------------------------------------------------------------------
 
@@ -170,7 +168,6 @@ class Shard:
                     await self._disconnect()
                     if self._leave_now:
                         return True
-                    self.reconnects += 1
                     if clock.monotonic() - connected_at > RECONNECT_MAX_S:
                         delay = RECONNECT_MIN_S
                     log.warning(
@@ -259,7 +256,6 @@ class Shard:
         finally:
             executor.settled()
         self._proved()
-        self.turns += 1
         self._dirty = False
         self._sheet.acknowledged(mark)
         for item in outcomes.again:

@@ -209,11 +209,6 @@ class Executor:
                 seat.why, seat.cancelled_at = why, clock.monotonic()
                 seat.task.cancel()
 
-    def running_jobs(self) -> list[tuple[tuple[Any, ...], float]]:
-        """(row, seconds since its start) of every running job."""
-        now = clock.monotonic()
-        return [(seat.row, now - seat.began) for seat in self._seats if seat.row is not None]
-
     async def close(self) -> None:
         """Ends the seats. Whatever still runs is cancelled and gets no outcome."""
         self._halted = True
