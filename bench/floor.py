@@ -69,7 +69,7 @@ def _loop(dsn: str, number: int, processes: int, history: bool, gate: Any, resul
     gate.wait()
     while True:
         slots, priorities, after = lanes.plan()
-        due_slots, due_at, due_id = lanes.plan_due()
+        due_at, due_id = lanes.due_cursors()
         turn += 1
         rows = conn.execute(
             statement,
@@ -80,11 +80,10 @@ def _loop(dsn: str, number: int, processes: int, history: bool, gate: Any, resul
                 "done_ids": BigIntArray([row[Row.ID] for row in done]),
                 "done_revisions": BigIntArray([row[Row.REVISION] for row in done]),
                 "done_ago_us": BigIntArray([0] * len(done)),
-                "keep": history,
+                "keep_hours": 24.0 if history else 0.0,
                 "lane_slots": BigIntArray(slots),
                 "lane_priorities": BigIntArray(priorities),
                 "lane_after": BigIntArray(after),
-                "due_slots": BigIntArray(due_slots),
                 "due_after_us": BigIntArray(due_at),
                 "due_after_id": BigIntArray(due_id),
                 "exclude": BigIntArray([]),

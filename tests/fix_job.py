@@ -19,7 +19,7 @@ def make_job(job_id: int = 7, *, attempt: int = 1, queue: str = "internal-queue"
     """A job whose handler is called outside a worker; it cannot `complete_tx`."""
     row: list[Any] = [None] * len(range(Row.METADATA + 1))
     row[Row.ID], row[Row.ATTEMPT], row[Row.MAX_ATTEMPTS], row[Row.CREATED_AT] = job_id, attempt - 1, 3, CREATED_AT_US
-    return wqcore.Job(tuple(row), queue, _no_completion)
+    return wqcore.Job(tuple(row), queue, _Outside())
 
 
 @pytest_asyncio.fixture
@@ -34,5 +34,8 @@ async def app() -> AsyncIterator[Callable[..., None]]:
     use_app_settings({})
 
 
-async def _no_completion(job: wqcore.Job, conn: Any) -> None:
-    raise AssertionError("this job was not claimed by a worker")
+class _Outside:
+    async def complete_tx(self, job: wqcore.Job, conn: Any) -> None:
+        raise AssertionError("this job was not claimed by a worker")
+
+    def progress(self, job_id: int, fraction: float, note: str | None) -> None: ...

@@ -131,15 +131,15 @@ async def new_shard(database: Fresh) -> AsyncIterator[Callable[..., Any]]:
     """`await new_shard(7)` registers shard 7 of the queue `default` and gives its Protocol, connected."""
     opened: list[AsyncConnection] = []
 
-    async def make(shard: int, *, queue: str = "default", keep: tuple[str, ...] = ALL_OUTCOMES) -> Protocol:
+    async def make(shard: int, *, queue: str = "default") -> Protocol:
         protocol = Protocol(
             database.statements,
             shard=shard,
             queue=queue,
             channel=wake.channel(database.schema, queue),
             reply_timeout_s=30,
-            keep=keep,
         )
+        protocol.keep_completed_hours = 24.0
         protocol.conn = await connect_for_turns(database.dsn, database.settings.database, name=f"shard {shard}")
         opened.append(protocol.conn)
         await protocol.register(PROCESS)
@@ -148,9 +148,6 @@ async def new_shard(database: Fresh) -> AsyncIterator[Callable[..., Any]]:
     yield make
     for conn in opened:
         await conn.close()
-
-
-ALL_OUTCOMES = ("completed", "cancelled", "discarded")
 
 
 def _debian(folder: Path) -> Iterator[Server]:

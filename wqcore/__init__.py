@@ -20,7 +20,9 @@ from wqcore.errors import (
     DeclarationError,
     InsertError,
     InvalidArgs,
+    InvalidLimits,
     LeaseLost,
+    OutputTooLarge,
     PlannedKind,
     PreloadError,
     SchemaError,
@@ -28,8 +30,8 @@ from wqcore.errors import (
     UnknownQueue,
     WqcoreError,
 )
-from wqcore.job import Job, JobState
-from wqcore.line.insert import InsertOptions
+from wqcore.job import Job, JobState, Unique
+from wqcore.line.insert import Inserted, InsertedMany, InsertOptions
 from wqcore.outcome import Cancel, Discard, Outcome, Retry, Snooze
 from wqcore.resource import app_settings, resource
 from wqcore.settings import Settings, load
@@ -48,12 +50,16 @@ __all__ = [
     "Discard",
     "InsertError",
     "InsertOptions",
+    "Inserted",
+    "InsertedMany",
     "InvalidArgs",
+    "InvalidLimits",
     "Job",
     "JobState",
     "Kind",
     "LeaseLost",
     "Outcome",
+    "OutputTooLarge",
     "PlannedKind",
     "PreloadError",
     "Retry",
@@ -61,6 +67,7 @@ __all__ = [
     "Settings",
     "Snooze",
     "SyncClient",
+    "Unique",
     "UnknownKind",
     "UnknownQueue",
     "WqcoreError",

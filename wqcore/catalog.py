@@ -23,7 +23,7 @@ import msgspec
 
 from wqcore import backoff as backoff_policies
 from wqcore.errors import DeclarationError, InvalidArgs, PlannedKind, UnknownKind
-from wqcore.job import ATTEMPTS_MAX, PRIORITY_MAX, PRIORITY_MIN, Job, check_name
+from wqcore.job import ATTEMPTS_MAX, PRIORITY_MAX, PRIORITY_MIN, Job, Unique, check_name
 
 DEFAULT_QUEUE = "default"
 DEFAULT_PRIORITY = 1
@@ -51,6 +51,7 @@ class Kind:
         timeout_s: float,
         backoff: backoff_policies.Backoff,
         planned: bool,
+        unique: Unique | None = None,
     ) -> None:
         self.name = name
         self.args_type = args_type
@@ -61,6 +62,7 @@ class Kind:
         self.timeout_s = timeout_s
         self.backoff = backoff
         self.planned = planned
+        self.unique = unique
         self.handler: Handler | None = None
         self.decode: Callable[[bytes], Any] = msgspec.json.Decoder(args_type).decode
         self.encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
@@ -172,6 +174,7 @@ def kind(
     timeout_s: float = DEFAULT_TIMEOUT_S,
     backoff: backoff_policies.Backoff = backoff_policies.river,
     planned: bool = False,
+    unique: Unique | None = None,
 ) -> Callable[[ArgsType], ArgsType]:
     """Declares a msgspec.Struct as the args type of a kind of job.
 
@@ -185,6 +188,7 @@ def kind(
         timeout_s: seconds that one attempt may take before it is cancelled; default 60.
         backoff: failed attempt number → seconds to wait; default `wqcore.backoff.river` (attempt⁴ s, ±10 %).
         planned: the type is fixed but the handler is not written yet; inserting is refused with `PlannedKind`.
+        unique: insert nothing when such a job exists; a call may say other, and a job_key takes its place.
 
     Raises:
         DeclarationError: the declaration cannot work (name taken, value out of range, unknown template field).
@@ -204,6 +208,7 @@ def kind(
                 timeout_s=timeout_s,
                 backoff=backoff,
                 planned=planned,
+                unique=unique,
             )
         )
         return args_type

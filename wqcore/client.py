@@ -1,19 +1,20 @@
-"""Inserting jobs: what returned is durable, what raised an InsertError was not written.
+"""The client: inserting jobs, and asking of jobs that exist; what returned is durable.
 
-`Client` is for asyncio, `SyncClient` for everything else; both have the same methods. `insert_tx` writes on the
-caller's own connection, so that the job exists exactly if the caller's transaction commits.
+`Client` is for asyncio, `SyncClient` for everything else; both have the same methods, and both send the same requests
+(`db/request.py`). `insert_tx` writes on the caller's own connection, so that the job exists exactly if the caller's
+transaction commits. What raised an InsertError was not written.
 
 When the connection is lost during an insert, nobody knows whether it was committed: DatabaseUnavailable says so, and
-repeating may insert the job twice.
+repeating may insert the job twice, unless it has a job key or is unique.
 """
 
 from __future__ import annotations
 
-import datetime as dt
+import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar, Unpack
 
 import msgspec
 import psycopg
@@ -23,20 +24,38 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 from wqcore import clock
 from wqcore.catalog import Catalog
 from wqcore.catalog import catalog as default_catalog
+from wqcore.control import queues
 from wqcore.db import faults, wake
 from wqcore.db.connect import AsyncConnection, Connection, connect, connect_sync, conninfo, describe
+from wqcore.db.request import Pause, Query, Request, Rows
 from wqcore.db.statements import Statements
 from wqcore.errors import ConfigError, DatabaseUnavailable, UnknownQueue
-from wqcore.line.insert import NO_OPTIONS, Inserter, InsertOptions, NewJob
+from wqcore.line.insert import (
+    NO_OPTIONS,
+    Inserted,
+    InsertedMany,
+    Inserter,
+    InsertOptions,
+    KeyedJob,
+    NewJob,
+    Options,
+    columns_of,
+    with_keywords,
+)
 from wqcore.settings import Database, Insert, Settings
+
+T = TypeVar("T")
 
 POOL_CONNECTIONS_MAX = 8
 IDLE_CHECK_S = 1.0
 """A pooled connection that was idle for longer is tried before use: its server may have restarted."""
 PROGRESS_ROWS = 5_000
+KEYED_ROWS = 500
+"""Jobs with a key of a bulk insert that go into one statement, between two COPYs."""
 
 Item = msgspec.Struct | tuple[msgspec.Struct, InsertOptions]
 Progress = Callable[[int], None]
+Skipped = Callable[[int, int], None]
 
 
 class _Front:
@@ -66,7 +85,7 @@ class _Front:
     def _know(self, queues: list[tuple[Any, ...]]) -> None:
         self._inserter = Inserter(dict(queues), self._limits.args_bytes_max)
 
-    def _row(self, item: Item) -> NewJob:
+    def _row(self, item: Item) -> NewJob | KeyedJob:
         args, options = item if isinstance(item, tuple) else (item, NO_OPTIONS)
         if self._inserter is None:
             raise UnknownQueue("the client is not open: use `async with Client(…)`, or call `initialize()` first")
@@ -90,9 +109,16 @@ class _Front:
         self._notified[queue] = now
         return wake.channel(self._database.schema, queue)
 
-    def _one(self, row: NewJob, channel: str | None) -> dict[str, Any]:
+    def _insertion(self, row: NewJob | KeyedJob, *, always_notify: bool = False) -> Request[Inserted]:
+        """Inserts one job."""
+        queue = row.queue if isinstance(row, NewJob) else row.job.queue
+        channel = wake.channel(self._database.schema, queue) if always_notify else self._channel_due(queue)
+        if isinstance(row, KeyedJob):
+            [(_, job_id, what)] = yield Query("insert_keyed", columns_of([row], [channel]))
+            return Inserted(job_id, what)
         payload = "due" if row.run_at is not None else f"{row.slot}:{row.priority}"
-        return row._asdict() | {"channel": channel, "payload": payload}
+        rows = yield Query("insert_one", row._asdict() | {"channel": channel, "payload": payload})
+        return Inserted(rows[0][0])
 
     def _problem(self, error: Exception) -> Exception:
         """The error to raise for a failure of the database."""
@@ -102,22 +128,67 @@ class _Front:
         if isinstance(error, PoolTimeout) or faults.is_transient(error):
             found = faults.unavailable(error, describe(self._dsn))
             if faults.lost_connection(error) and not isinstance(error, PoolTimeout):
-                return DatabaseUnavailable(f"{found}; the connection was lost, so the insert may have happened or not")
+                return DatabaseUnavailable(f"{found}; the connection was lost, so it may have happened or not")
             return found
         return error
 
 
 class _Bulk:
-    """Counts what a bulk insert wrote, and which notifications it owes."""
+    """What a bulk insert has written so far, what waits for its statement, and which notifications it owes."""
 
-    def __init__(self, progress: Progress | None) -> None:
-        self.rows = 0
+    def __init__(self, progress: Progress | None, skipped: Skipped | None) -> None:
+        self.added = 0
+        self.counts = {"inserted": 0, "replaced": 0, "skipped": 0}
+        self.keyed: list[tuple[int, KeyedJob]] = []
         self._progress = progress
+        self._skipped = skipped
+        self._position = 0
         self._wakes: dict[str, set[tuple[int, int]]] = {}
         self._due: set[str] = set()
 
-    def add(self, row: NewJob) -> NewJob:
-        self.rows += 1
+    def take(self, row: NewJob | KeyedJob) -> NewJob | None:
+        """The row to copy, or None: it has a key and was put aside."""
+        self._position += 1
+        if self._progress is not None and self._position % PROGRESS_ROWS == 0:
+            self._progress(self._position)
+        if isinstance(row, KeyedJob):
+            self.keyed.append((self._position - 1, row))
+            return None
+        self.added += 1
+        self._owe(row)
+        return row
+
+    def is_full(self) -> bool:
+        """True when the jobs that were put aside should be written."""
+        return len(self.keyed) >= KEYED_ROWS
+
+    def insertion(self) -> Request[None]:
+        """Writes the jobs that were put aside."""
+        batch, self.keyed = sorted(self.keyed, key=lambda item: item[1].order), []
+        if not batch:
+            return
+        jobs = [job for _, job in batch]
+        for at, job_id, what in (yield Query("insert_keyed", columns_of(jobs, [None] * len(jobs)))):
+            position, item = batch[at - 1]
+            self.counts[what] += 1
+            if what == "replaced":
+                self._due.add(item.job.queue)
+            elif what == "inserted":
+                self._owe(item.job)
+            elif self._skipped is not None:
+                self._skipped(position, job_id)
+
+    def result(self) -> InsertedMany:
+        counts = self.counts
+        return InsertedMany(self.added + counts["inserted"], skipped=counts["skipped"], replaced=counts["replaced"])
+
+    def wakes(self, schema: str) -> Request[None]:
+        """Sends the notifications."""
+        for queue in self._wakes.keys() | self._due:
+            text = wake.payload(self._wakes.get(queue, set()), due=queue in self._due)
+            yield Query("notify", {"channel": wake.channel(schema, queue), "payload": text})
+
+    def _owe(self, row: NewJob) -> None:
         if row.run_at is None:
             pairs = self._wakes.get(row.queue)
             if pairs is None:
@@ -125,18 +196,10 @@ class _Bulk:
             pairs.add((row.slot, row.priority))
         else:
             self._due.add(row.queue)
-        if self._progress is not None and self.rows % PROGRESS_ROWS == 0:
-            self._progress(self.rows)
-        return row
-
-    def wakes(self, schema: str) -> Iterator[dict[str, str]]:
-        for queue in self._wakes.keys() | self._due:
-            text = wake.payload(self._wakes.get(queue, set()), due=queue in self._due)
-            yield {"channel": wake.channel(schema, queue), "payload": text}
 
 
 class Client(_Front):
-    """Inserts jobs from asyncio; use it as `async with Client(settings) as client`, or initialize() and stop()."""
+    """Inserts and controls jobs from asyncio; `async with Client(settings) as client`, or initialize() and stop()."""
 
     _pool: AsyncConnectionPool[AsyncConnection] | None = None
 
@@ -144,7 +207,7 @@ class Client(_Front):
         """Connects and reads which queues exist. Raises DatabaseUnavailable or SchemaError."""
         conn = await connect(self._dsn, self._database, name="wqcore client")
         try:
-            await self._refresh(conn)
+            self._know(await self._fetch(Query("queues"), conn))
         finally:
             await conn.close()
         self._pool = AsyncConnectionPool(
@@ -173,59 +236,132 @@ class Client(_Front):
     ) -> None:
         await self.stop()
 
-    async def insert(self, args: msgspec.Struct, options: InsertOptions = NO_OPTIONS) -> int:
-        """Inserts one job and returns its id.
+    # --- inserting --------------------------------------------------------------------------------------------------
+
+    async def insert(
+        self, args: msgspec.Struct, options: InsertOptions = NO_OPTIONS, **keywords: Unpack[Options]
+    ) -> Inserted:
+        """Inserts one job and returns its id, which also says whether it was skipped or replaced another.
+
+        Options are an `InsertOptions`, or its fields as keywords, which win.
 
         Raises UnknownKind, PlannedKind, UnknownQueue, InvalidArgs, ArgsTooLarge, InsertError (refused, nothing
         written) or DatabaseUnavailable.
         """
-        row = await self._row_known((args, options))
-        async with self._connection() as conn:
-            return await self._insert_one(conn, row, self._channel_due(row.queue))
+        row = await self._row_known((args, with_keywords(options, keywords)))
+        return await self._do(self._insertion(row))
 
-    async def insert_tx(self, conn: AsyncConnection, args: msgspec.Struct, options: InsertOptions = NO_OPTIONS) -> int:
-        """Inserts one job on the caller's connection, inside its transaction; returns the id. Errors as `insert`."""
-        row = await self._row_known((args, options))
-        return await self._insert_one(conn, row, wake.channel(self._database.schema, row.queue))
+    async def insert_tx(
+        self,
+        conn: AsyncConnection,
+        args: msgspec.Struct,
+        options: InsertOptions = NO_OPTIONS,
+        **keywords: Unpack[Options],
+    ) -> Inserted:
+        """Inserts one job on the caller's connection, inside its transaction. Otherwise as `insert`."""
+        row = await self._row_known((args, with_keywords(options, keywords)))
+        return await self._do(self._insertion(row, always_notify=True), conn)
 
     async def enqueue(
         self,
         kind: str,
         payload: Mapping[str, Any] | bytes | str,
         *,
-        queue: str | None = None,
-        priority: int | None = None,
-        max_attempts: int | None = None,
-        run_at: dt.datetime | None = None,
-        serial_key: str | None = None,
         tx: AsyncConnection | None = None,
-    ) -> int:
-        """Inserts a job by the kind's name; `payload` is a mapping or JSON text. Returns the id. Errors as `insert`."""
+        **keywords: Unpack[Options],
+    ) -> Inserted:
+        """Inserts a job by the kind's name; `payload` is a mapping or JSON text, `tx` a connection of the caller's."""
         _, args = self._catalog.parse(kind, payload)
-        options = InsertOptions(
-            queue=queue, priority=priority, max_attempts=max_attempts, run_at=run_at, serial_key=serial_key
-        )
-        return await (self.insert(args, options) if tx is None else self.insert_tx(tx, args, options))
+        if tx is None:
+            return await self.insert(args, **keywords)
+        return await self.insert_tx(tx, args, **keywords)
 
     async def insert_many(
-        self, items: Iterable[Item] | AsyncIterable[Item], *, progress: Progress | None = None
-    ) -> int:
-        """Inserts any number of jobs through COPY, in one transaction and bounded memory; returns how many.
+        self,
+        items: Iterable[Item] | AsyncIterable[Item],
+        *,
+        progress: Progress | None = None,
+        skipped: Skipped | None = None,
+    ) -> InsertedMany:
+        """Inserts any number of jobs, in one transaction and bounded memory; returns how many were added.
 
-        An item is the args, or (args, InsertOptions). `progress` is called with the rows written so far. The first
-        item that is refused rolls everything back and raises as `insert` does.
+        An item is the args, or (args, InsertOptions). Jobs go through COPY; those with a job key, or that are unique,
+        through a statement for each 500. A job that exists already is counted, not an error. `progress` is called with
+        the items read so far, `skipped` with the position of an item and the id of the job that exists already. The
+        first item that is refused rolls everything back and raises as `insert` does.
         """
-        bulk = _Bulk(progress)
+        bulk = _Bulk(progress, skipped)
         async with self._connection() as conn, conn.transaction():
             await conn.execute("select pg_current_xact_id()")
-            async with conn.cursor() as cursor, cursor.copy(self._statements["copy"]) as copy:
-                async for item in _each(items):
-                    await copy.write_row(bulk.add(await self._row_known(item)))
-            for notification in bulk.wakes(self._database.schema):
-                await conn.execute(self._statements["notify"], notification)
-        return bulk.rows
+            each = _each(items)
+            more = True
+            while more:
+                more = False
+                async with conn.cursor() as cursor, cursor.copy(self._statements["copy"]) as copy:
+                    async for item in each:
+                        row = bulk.take(await self._row_known(item))
+                        if row is not None:
+                            await copy.write_row(row)
+                        elif bulk.is_full():
+                            more = True
+                            break
+                await self._do(bulk.insertion(), conn)
+            await self._do(bulk.wakes(self._database.schema), conn)
+        return bulk.result()
 
-    async def _row_known(self, item: Item) -> NewJob:
+    async def dequeue(self, job_key: str, *, tx: AsyncConnection | None = None) -> bool:
+        """Takes a job key back: a waiting job of it is cancelled, a running one goes on without key and retries.
+
+        False when no unfinished job has the key.
+        """
+        return await self._do(dequeue(job_key), tx)
+
+    # --- queues -----------------------------------------------------------------------------------------------------
+
+    async def pause(self, queue: str | None = None) -> int:
+        """Pauses a queue (None: all): nothing of it is started; what runs goes on. Returns how many were paused."""
+        return await self._do(queues.pause(queue))
+
+    async def resume(self, queue: str | None = None) -> int:
+        """Resumes a queue (None: all); returns how many were resumed. Raises UnknownQueue."""
+        return await self._do(queues.resume(queue))
+
+    async def set_limits(self, queue: str, **changes: Any) -> dict[str, Any]:
+        """Changes `max_per_key`, `rate`, `rate_per_key` or `max_workers_total` of a queue while it runs.
+
+        None takes a change back. Returns what differs from the configuration then. Raises InvalidLimits, UnknownQueue.
+        """
+        return await self._do(queues.set_limits(queue, changes))
+
+    # --- sending requests -------------------------------------------------------------------------------------------
+
+    async def _do(self, request: Request[T], conn: AsyncConnection | None = None) -> T:
+        """Sends what `request` asks, on the caller's connection or on pooled ones, and returns its result."""
+        try:
+            step = next(request)
+            while True:
+                if isinstance(step, Pause):
+                    await asyncio.sleep(step.seconds)
+                    rows: Rows = []
+                elif conn is not None:
+                    rows = await self._fetch(step, conn)
+                else:
+                    async with self._connection() as pooled:
+                        rows = await self._fetch(step, pooled)
+                step = request.send(rows)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+    async def _fetch(self, query: Query, conn: AsyncConnection) -> Rows:
+        try:
+            async with conn.cursor(row_factory=tuple_row) as cursor:
+                await cursor.execute(self._statements[query.name], query.params)
+                return await cursor.fetchall() if cursor.description is not None else []
+        except psycopg.Error as error:
+            problem = self._problem(error)
+            raise problem from (error if problem is not error else None)
+
+    async def _row_known(self, item: Item) -> NewJob | KeyedJob:
         """The row; a queue that is not known yet is looked for once more, it may be new."""
         try:
             return self._row(item)
@@ -233,25 +369,8 @@ class Client(_Front):
             if self._pool is None:
                 raise
             async with self._connection() as conn:
-                await self._refresh(conn)
+                self._know(await self._fetch(Query("queues"), conn))
             return self._row(item)
-
-    async def _insert_one(self, conn: AsyncConnection, row: NewJob, channel: str | None) -> int:
-        try:
-            async with conn.cursor(row_factory=tuple_row) as cursor:
-                await cursor.execute(self._statements["insert_one"], self._one(row, channel))
-                found = await cursor.fetchone()
-        except psycopg.Error as error:
-            problem = self._problem(error)
-            raise problem from (error if problem is not error else None)
-        return int(found[0])  # type: ignore[index]
-
-    async def _refresh(self, conn: AsyncConnection) -> None:
-        try:
-            self._know(await (await conn.execute(self._statements["queues"])).fetchall())
-        except psycopg.Error as error:
-            problem = self._problem(error)
-            raise problem from (error if problem is not error else None)
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection]:
@@ -269,7 +388,10 @@ class Client(_Front):
 
 
 class SyncClient(_Front):
-    """Inserts jobs from ordinary code and threads; `with SyncClient(settings) as client`. Methods as in `Client`."""
+    """Inserts and controls jobs from ordinary code and threads; `with SyncClient(settings) as client`.
+
+    Its methods are those of `Client`, with the same arguments, results and errors.
+    """
 
     _pool: ConnectionPool[Connection] | None = None
 
@@ -277,7 +399,7 @@ class SyncClient(_Front):
         """Connects and reads which queues exist. Raises DatabaseUnavailable or SchemaError."""
         conn = connect_sync(self._dsn, self._database, name="wqcore client")
         try:
-            self._refresh(conn)
+            self._know(self._fetch(Query("queues"), conn))
         finally:
             conn.close()
         self._pool = ConnectionPool(
@@ -306,73 +428,112 @@ class SyncClient(_Front):
     ) -> None:
         self.stop()
 
-    def insert(self, args: msgspec.Struct, options: InsertOptions = NO_OPTIONS) -> int:
-        """Inserts one job and returns its id. Errors as in `Client.insert`."""
-        row = self._row_known((args, options))
-        with self._connection() as conn:
-            return self._insert_one(conn, row, self._channel_due(row.queue))
+    # --- inserting --------------------------------------------------------------------------------------------------
 
-    def insert_tx(self, conn: Connection, args: msgspec.Struct, options: InsertOptions = NO_OPTIONS) -> int:
-        """Inserts one job on the caller's connection, inside its transaction; returns the id."""
-        row = self._row_known((args, options))
-        return self._insert_one(conn, row, wake.channel(self._database.schema, row.queue))
+    def insert(
+        self, args: msgspec.Struct, options: InsertOptions = NO_OPTIONS, **keywords: Unpack[Options]
+    ) -> Inserted:
+        """As `Client.insert`."""
+        row = self._row_known((args, with_keywords(options, keywords)))
+        return self._do(self._insertion(row))
+
+    def insert_tx(
+        self, conn: Connection, args: msgspec.Struct, options: InsertOptions = NO_OPTIONS, **keywords: Unpack[Options]
+    ) -> Inserted:
+        """As `Client.insert_tx`."""
+        row = self._row_known((args, with_keywords(options, keywords)))
+        return self._do(self._insertion(row, always_notify=True), conn)
 
     def enqueue(
         self,
         kind: str,
         payload: Mapping[str, Any] | bytes | str,
         *,
-        queue: str | None = None,
-        priority: int | None = None,
-        max_attempts: int | None = None,
-        run_at: dt.datetime | None = None,
-        serial_key: str | None = None,
         tx: Connection | None = None,
-    ) -> int:
-        """Inserts a job by the kind's name; `payload` is a mapping or JSON text. Returns the id."""
+        **keywords: Unpack[Options],
+    ) -> Inserted:
+        """As `Client.enqueue`."""
         _, args = self._catalog.parse(kind, payload)
-        options = InsertOptions(
-            queue=queue, priority=priority, max_attempts=max_attempts, run_at=run_at, serial_key=serial_key
-        )
-        return self.insert(args, options) if tx is None else self.insert_tx(tx, args, options)
+        return self.insert(args, **keywords) if tx is None else self.insert_tx(tx, args, **keywords)
 
-    def insert_many(self, items: Iterable[Item], *, progress: Progress | None = None) -> int:
-        """Inserts any number of jobs through COPY, in one transaction and bounded memory; returns how many."""
-        bulk = _Bulk(progress)
+    def insert_many(
+        self, items: Iterable[Item], *, progress: Progress | None = None, skipped: Skipped | None = None
+    ) -> InsertedMany:
+        """As `Client.insert_many`."""
+        bulk = _Bulk(progress, skipped)
         with self._connection() as conn, conn.transaction():
             conn.execute("select pg_current_xact_id()")
-            with conn.cursor() as cursor, cursor.copy(self._statements["copy"]) as copy:
-                for item in items:
-                    copy.write_row(bulk.add(self._row_known(item)))
-            for notification in bulk.wakes(self._database.schema):
-                conn.execute(self._statements["notify"], notification)
-        return bulk.rows
+            each = iter(items)
+            more = True
+            while more:
+                more = False
+                with conn.cursor() as cursor, cursor.copy(self._statements["copy"]) as copy:
+                    for item in each:
+                        row = bulk.take(self._row_known(item))
+                        if row is not None:
+                            copy.write_row(row)
+                        elif bulk.is_full():
+                            more = True
+                            break
+                self._do(bulk.insertion(), conn)
+            self._do(bulk.wakes(self._database.schema), conn)
+        return bulk.result()
 
-    def _row_known(self, item: Item) -> NewJob:
+    def dequeue(self, job_key: str, *, tx: Connection | None = None) -> bool:
+        """As `Client.dequeue`."""
+        return self._do(dequeue(job_key), tx)
+
+    # --- queues -----------------------------------------------------------------------------------------------------
+
+    def pause(self, queue: str | None = None) -> int:
+        """As `Client.pause`."""
+        return self._do(queues.pause(queue))
+
+    def resume(self, queue: str | None = None) -> int:
+        """As `Client.resume`."""
+        return self._do(queues.resume(queue))
+
+    def set_limits(self, queue: str, **changes: Any) -> dict[str, Any]:
+        """As `Client.set_limits`."""
+        return self._do(queues.set_limits(queue, changes))
+
+    # --- sending requests -------------------------------------------------------------------------------------------
+
+    def _do(self, request: Request[T], conn: Connection | None = None) -> T:
+        """Sends what `request` asks, on the caller's connection or on pooled ones, and returns its result."""
+        try:
+            step = next(request)
+            while True:
+                if isinstance(step, Pause):
+                    clock.sleep(step.seconds)
+                    rows: Rows = []
+                elif conn is not None:
+                    rows = self._fetch(step, conn)
+                else:
+                    with self._connection() as pooled:
+                        rows = self._fetch(step, pooled)
+                step = request.send(rows)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+    def _fetch(self, query: Query, conn: Connection) -> Rows:
+        try:
+            with conn.cursor(row_factory=tuple_row) as cursor:
+                cursor.execute(self._statements[query.name], query.params)
+                return cursor.fetchall() if cursor.description is not None else []
+        except psycopg.Error as error:
+            problem = self._problem(error)
+            raise problem from (error if problem is not error else None)
+
+    def _row_known(self, item: Item) -> NewJob | KeyedJob:
         try:
             return self._row(item)
         except UnknownQueue:
             if self._pool is None:
                 raise
             with self._connection() as conn:
-                self._refresh(conn)
+                self._know(self._fetch(Query("queues"), conn))
             return self._row(item)
-
-    def _insert_one(self, conn: Connection, row: NewJob, channel: str | None) -> int:
-        try:
-            with conn.cursor(row_factory=tuple_row) as cursor:
-                found = cursor.execute(self._statements["insert_one"], self._one(row, channel)).fetchone()
-        except psycopg.Error as error:
-            problem = self._problem(error)
-            raise problem from (error if problem is not error else None)
-        return int(found[0])  # type: ignore[index]
-
-    def _refresh(self, conn: Connection) -> None:
-        try:
-            self._know(conn.execute(self._statements["queues"]).fetchall())
-        except psycopg.Error as error:
-            problem = self._problem(error)
-            raise problem from (error if problem is not error else None)
 
     @contextmanager
     def _connection(self) -> Iterator[Connection]:
@@ -404,3 +565,8 @@ async def _each(items: Iterable[Item] | AsyncIterable[Item]) -> AsyncIterator[It
     else:
         for item in items:
             yield item
+
+
+def dequeue(job_key: str) -> Request[bool]:
+    """Takes a job key back; True when an unfinished job had it."""
+    return bool((yield Query("dequeue", {"job_key": job_key})))

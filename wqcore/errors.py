@@ -12,8 +12,10 @@ The tree::
     │   ├── UnknownQueue   no such queue in the database
     │   ├── InvalidArgs    the arguments do not fit the kind's type
     │   └── ArgsTooLarge   the encoded arguments exceed `insert.args_bytes_max`
+    ├── InvalidLimits      a limit of a queue is out of range or unknown
     ├── DeclarationError   a kind or a handler is declared in a way that cannot work
     ├── PreloadError       a module did at import what must not happen before a fork
+    ├── OutputTooLarge     what a job leaves behind exceeds its limit
     └── LeaseLost          this run was superseded: another process owns the job now
 """
 
@@ -69,12 +71,20 @@ class ArgsTooLarge(InsertError):
     """The encoded arguments are larger than `insert.args_bytes_max`."""
 
 
+class InvalidLimits(WqcoreError):
+    """A limit of a queue is out of range or unknown; nothing was changed."""
+
+
 class DeclarationError(WqcoreError):
     """A kind or handler is declared in a way that cannot work."""
 
 
 class PreloadError(WqcoreError):
     """A preloaded module started a thread, opened a socket or left a running loop before the fork."""
+
+
+class OutputTooLarge(WqcoreError):
+    """The output of a job exceeds its limit; fail the run or make it smaller."""
 
 
 class LeaseLost(WqcoreError):

@@ -14,8 +14,11 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from wqcore.errors import InsertError, OutputTooLarge
 
 if TYPE_CHECKING:
     import psycopg
@@ -43,6 +46,43 @@ class JobState(enum.StrEnum):
     DISCARDED = "discarded"
 
 
+FINISHED = frozenset({JobState.COMPLETED, JobState.CANCELLED, JobState.DISCARDED})
+
+
+class Unique(msgspec.Struct, frozen=True, kw_only=True):
+    """What makes two jobs of a kind the same, so that the second one is not inserted.
+
+    Attributes:
+        args (bool or tuple of str): True: all args are the same; names of fields: these are; False: any args.
+        queue (bool): only within one queue.
+        period_s (float | None): only within the same period of so many seconds (by run_at, else the time of the insert;
+            periods begin at multiples of it since 1970-01-01 UTC).
+        states (tuple of str): finished states that count too: completed, cancelled, discarded, for as long as the
+            history keeps them. Unfinished jobs always count.
+    """
+
+    args: bool | tuple[str, ...] = True
+    queue: bool = False
+    period_s: float | None = None
+    states: tuple[JobState, ...] = ()
+
+    def spec(self, args_type: type[msgspec.Struct]) -> str:
+        """This as JSON for the SQL function unique_key_of, with the fields as they are encoded. Raises InsertError."""
+        wire = {field.name: field.encode_name for field in msgspec.structs.fields(args_type)}
+        by: dict[str, Any] = {"queue": self.queue, "args": self.args}
+        if isinstance(self.args, tuple):
+            unknown = [name for name in self.args if name not in wire and name not in wire.values()]
+            if unknown or not self.args:
+                raise InsertError(f"unique: args {list(self.args)} are not among the fields {list(wire)}")
+            by["args"] = sorted(wire.get(name, name) for name in self.args)
+        if self.period_s is not None:
+            if not 0 < self.period_s < 1e10:
+                raise InsertError(f"unique: period_s {self.period_s} is not a number of seconds above 0")
+            by["period_s"] = self.period_s
+        by["states"] = [state for state in self.states if state in FINISHED]
+        return msgspec.json.encode(by).decode()
+
+
 class Row:
     """Positions in the tuple that the turn returns for each claimed job; the SQL names them in the same order."""
 
@@ -63,7 +103,15 @@ class Row:
     ) = range(13)
 
 
-CompleteTx = Callable[["Job", "psycopg.AsyncConnection[Any]"], Awaitable[None]]
+OUTPUT_BYTES_MAX = 256 * 1024
+"""Bytes of a job's output, encoded as JSON."""
+
+
+class RunSide(Protocol):
+    """What a running job asks of whoever runs it."""
+
+    async def complete_tx(self, job: Job, conn: psycopg.AsyncConnection[Any]) -> None: ...
+    def progress(self, job_id: int, fraction: float, note: str | None) -> None: ...
 
 
 class Job:
@@ -79,12 +127,13 @@ class Job:
         metadata (bytes | None): JSON as stored.
     """
 
-    __slots__ = ("_complete_tx", "_row", "queue")
+    __slots__ = ("_output", "_row", "_run_side", "queue")
 
-    def __init__(self, row: tuple[Any, ...], queue: str, complete_tx: CompleteTx) -> None:
+    def __init__(self, row: tuple[Any, ...], queue: str, run_side: RunSide) -> None:
         self._row = row
         self.queue = queue
-        self._complete_tx = complete_tx
+        self._run_side = run_side
+        self._output: str | None = None
 
     @property
     def id(self) -> int:
@@ -122,13 +171,35 @@ class Job:
     def created_at(self) -> dt.datetime:
         return _PG_EPOCH + dt.timedelta(microseconds=self._row[Row.CREATED_AT])
 
+    def output(self, value: object) -> None:
+        """Sets what the job leaves behind when it completes: any value that msgspec can encode as JSON.
+
+        The last call counts; a run that fails leaves none. Raises OutputTooLarge or TypeError.
+        """
+        data = msgspec.json.encode(value)
+        if len(data) > OUTPUT_BYTES_MAX:
+            raise OutputTooLarge(
+                f"the output of job {self.id} takes {len(data)} bytes; at most {OUTPUT_BYTES_MAX} are kept: store the "
+                "bulk elsewhere and put a reference into the output"
+            )
+        self._output = data.decode()
+
+    def progress(self, fraction: float, note: str | None = None) -> None:
+        """Says how far the job is (0 to 1), for `wqcore status`, the view `jobs` and `Client.job`.
+
+        Cheap to call often: at most one a second of each job is written. Raises ValueError.
+        """
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"progress is a number from 0 to 1, not {fraction!r}")
+        self._run_side.progress(self.id, fraction, note)
+
     async def complete_tx(self, conn: psycopg.AsyncConnection[Any]) -> None:
         """Completes this job inside the caller's open transaction on `conn`: both commit, or neither does.
 
         Raises:
             LeaseLost: this run was superseded by a newer one; roll back and return.
         """
-        await self._complete_tx(self, conn)
+        await self._run_side.complete_tx(self, conn)
 
     def __repr__(self) -> str:
         return f"<Job {self.id} {self.kind} attempt {self.attempt}/{self.max_attempts}>"

@@ -128,7 +128,7 @@ class Keeper:
                     await self._beat(conn)
                 if now >= self._retire_at:
                     self._retire_at = now + clock.jittered(RETIRE_EVERY_S)
-                    for line in await retire(conn, self._statements, self._settings.retention):
+                    for line in await retire(conn, self._statements):
                         log.info("history: %s", line)
             await self._sleep()
 
@@ -222,7 +222,6 @@ class Keeper:
             started=started,
             reason=reason,
             deaths_max=self._settings.process.deaths_max,
-            keep=self._settings.retention.discarded_hours > 0,
             suspect_rest=suspect_rest,
         )
 

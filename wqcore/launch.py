@@ -9,11 +9,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import msgspec
 from msgspec import UNSET
 from setproctitle import setproctitle
 
 from wqcore.catalog import catalog
-from wqcore.db import embedded, faults, migrate
+from wqcore.db import embedded, faults, migrate, wake
 from wqcore.db.connect import Connection, connect_sync, describe
 from wqcore.db.statements import Statements
 from wqcore.errors import ConfigError
@@ -51,6 +52,7 @@ def prepare(settings: Settings, dsn: str, say: Callable[[str], None]) -> None:
         else:
             migrate.require_current(conn, line)
         sync_queues(conn, settings)
+        conn.execute(Statements(settings.database.schema)["make_partitions"])
     except Exception as error:
         if faults.is_transient(error):
             raise faults.unavailable(error, describe(dsn)) from error
@@ -64,7 +66,15 @@ def sync_queues(conn: Connection, settings: Settings) -> None:
     statements = Statements(settings.database.schema)
     problems = []
     for name, queue in settings.queues.items():
-        row = conn.execute(statements["sync_queue"], {"queue": name, "slots": queue.slots}).fetchone()
+        row = conn.execute(
+            statements["sync_queue"],
+            {
+                "queue": name,
+                "slots": queue.slots,
+                "keep_hours": msgspec.json.encode(settings.keep_hours(name)).decode(),
+                "channel": wake.channel(settings.database.schema, name),
+            },
+        ).fetchone()
         if row is not None and row[0] != queue.slots:
             problems.append(
                 f"queues.{name}.slots = {queue.slots}, but the database has {row[0]}: serial keys are hashed by it, so "

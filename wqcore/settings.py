@@ -60,11 +60,46 @@ class Process(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Retention(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How long finished jobs stay in `history`; 0 writes none."""
+    """How long finished jobs stay in `history`, unless their queue says other; 0 writes none."""
 
     completed_hours: Annotated[int, Meta(ge=0, le=87_600)] = 24
     cancelled_hours: Annotated[int, Meta(ge=0, le=87_600)] = 24
     discarded_hours: Annotated[int, Meta(ge=0, le=87_600)] = 168
+
+
+class QueueRetention(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one queue keeps longer or shorter than `[retention]` says."""
+
+    completed_hours: Annotated[int, Meta(ge=0, le=87_600)] | UnsetType = UNSET
+    cancelled_hours: Annotated[int, Meta(ge=0, le=87_600)] | UnsetType = UNSET
+    discarded_hours: Annotated[int, Meta(ge=0, le=87_600)] | UnsetType = UNSET
+
+
+class Rate(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A token bucket: `jobs` starts per `per_s` seconds, and at most `burst` at once (`jobs`, unless it says other)."""
+
+    jobs: Annotated[float, Meta(gt=0, le=1e9)]
+    per_s: Seconds = 1.0
+    burst: Annotated[float, Meta(ge=1, le=1e9)] | UnsetType = UNSET
+
+    @property
+    def per_second(self) -> float:
+        """Tokens per second."""
+        return self.jobs / self.per_s
+
+    @property
+    def burst_jobs(self) -> float:
+        """Tokens that a full bucket holds; at least one."""
+        return max(1.0, self.jobs if isinstance(self.burst, UnsetType) else self.burst)
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """What a queue may do; these can be changed at run time (the column `limits` of its row)."""
+
+    max_per_key: Annotated[int, Meta(ge=1, le=100_000)] = 1
+    rate: Rate | None = None
+    rate_per_key: Rate | None = None
+    max_workers_total: Annotated[int, Meta(ge=1, le=100_000)] | None = None
 
 
 class Logging(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -86,6 +121,22 @@ class Queue(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     fetch_cooldown_s: Annotated[float, Meta(ge=0, le=60)] = 0.1
     prefetch_s: Annotated[float, Meta(ge=0, le=10)] = 0.05
     batch_max: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+    max_per_key: Annotated[int, Meta(ge=1, le=100_000)] = 1
+    rate: Rate | UnsetType = UNSET
+    rate_per_key: Rate | UnsetType = UNSET
+    max_workers_total: Annotated[int, Meta(ge=1, le=100_000)] | UnsetType = UNSET
+    ageing_s: Annotated[float, Meta(ge=0, le=604_800)] = 0.0
+    retention: QueueRetention | UnsetType = UNSET
+
+    def limits(self, changed: Mapping[str, Any]) -> Limits:
+        """The limits in force: these, with what was changed at run time put over them. Raises ValidationError."""
+        own = {
+            "max_per_key": self.max_per_key,
+            "rate": None if isinstance(self.rate, UnsetType) else self.rate,
+            "rate_per_key": None if isinstance(self.rate_per_key, UnsetType) else self.rate_per_key,
+            "max_workers_total": None if isinstance(self.max_workers_total, UnsetType) else self.max_workers_total,
+        }
+        return msgspec.convert(msgspec.to_builtins(own) | dict(changed), Limits)
 
     def process_count(self) -> int:
         """How many processes share this queue's workers on this machine; never more than there are workers."""
@@ -103,6 +154,19 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     logging: Logging = Logging()
     queues: dict[str, Queue] = {}
     app: dict[str, Any] = {}
+
+    def keep_hours(self, queue: str) -> dict[str, int]:
+        """Outcome → hours that the queue's finished jobs stay in `history`; 0 keeps none."""
+        given = self.queues[queue].retention
+        own = QueueRetention() if isinstance(given, UnsetType) else given
+        return {
+            outcome: getattr(self.retention, f"{outcome}_hours") if isinstance(hours, UnsetType) else hours
+            for outcome, hours in (
+                ("completed", own.completed_hours),
+                ("cancelled", own.cancelled_hours),
+                ("discarded", own.discarded_hours),
+            )
+        }
 
     def group_of(self, queue: str) -> str:
         """The group of a queue: its own name unless it says otherwise."""

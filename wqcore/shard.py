@@ -20,8 +20,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections import Counter
 from typing import Any, Protocol
 
+import msgspec
+import orjson
 import psycopg
 
 from wqcore import clock
@@ -32,10 +35,11 @@ from wqcore.db.statements import Statements
 from wqcore.errors import LeaseLost, WqcoreError
 from wqcore.job import Job, Row
 from wqcore.line import execute
+from wqcore.line.bucket import Bucket
 from wqcore.line.execute import Executor
 from wqcore.line.lanes import Lanes
 from wqcore.line.settle import Outcomes
-from wqcore.line.turn import Fenced, Turned
+from wqcore.line.turn import Fenced, Look, Turned
 from wqcore.line.turn import Protocol as TurnProtocol
 from wqcore.settings import Queue, Settings
 
@@ -51,6 +55,11 @@ LOOK_SHARE = 0.05
 """A look may take this share of the time; beside an old snapshot a long one is spaced out accordingly."""
 RECONNECT_MIN_S, RECONNECT_MAX_S = 0.05, 3.0
 AT_MOST_ONCE_ATTEMPTS = 1
+DUE_ROOM = 16
+"""Due jobs that may be claimed beyond the demand, when their time comes while enough others wait already."""
+GONE_KEPT_S = 10.0
+"""How long deleted ids are remembered: longer than a turn that began before the deletion can take."""
+PROGRESS_EVERY_S = 1.0
 
 
 class BoardSheet(execute.Sheet, Protocol):
@@ -83,26 +92,19 @@ class Shard:
         self._process_id = process_id
         self._sheet = sheet
         self._channel = wake.channel(settings.database.schema, queue)
-        retention = settings.retention
-        hours = {
-            "completed": retention.completed_hours,
-            "cancelled": retention.cancelled_hours,
-            "discarded": retention.discarded_hours,
-        }
         self._protocol = TurnProtocol(
             Statements(settings.database.schema),
             shard=shard_id,
             queue=queue,
             channel=self._channel,
             reply_timeout_s=settings.database.statement_timeout_s,
-            keep=[outcome for outcome, kept in hours.items() if kept],
         )
         self.executor = Executor(
             queue=queue,
             workers=workers,
             catalog=catalog,
             sheet=sheet,
-            complete_tx=self._complete_tx,
+            run_side=self,
             on_change=self._poke,
             cancel_grace_s=settings.process.cancel_grace_s,
             log_all_tasks=settings.logging.tasks == "all",
@@ -117,6 +119,7 @@ class Shard:
         self._share_wanted = True
         self._dirty = False
         self._paused = False
+        self._due_now = False
         self._look_at = 0.0
         self._fetch_not_before = 0.0
         self._due_at = math.inf
@@ -129,6 +132,15 @@ class Shard:
         self._rate_from = (0.0, 0)
         self._at_most_once = False
         self._db_clock_offset_us = 0.0
+        self._limits = self._queue.limits({})
+        self._limits_text = ""
+        self._keep_text = ""
+        self._permits: list[int] = []
+        self._gone: dict[int, float] = {}
+        self._progress: dict[int, tuple[float, str | None]] = {}
+        self._progress_at = 0.0
+        self._progress_written: set[int] = set()
+        self.executor.ageing_s = self._queue.ageing_s
 
     # --- what others may call -------------------------------------------------------------------------------------
 
@@ -150,7 +162,7 @@ class Shard:
 
     async def run(self) -> bool:
         """Runs until drained; True, or False when the shard was fenced and must not write another byte."""
-        self.executor.job_age_s = self._job_age_s
+        self.executor.seconds_since = self._seconds_since
         self.executor.start()
         watch = asyncio.get_running_loop().create_task(self._watch_lease(), name="wqcore lease")
         delay, connected_at = RECONNECT_MIN_S, math.inf
@@ -195,10 +207,12 @@ class Shard:
                 return
             if self._share_wanted and not self._draining:
                 await self._share()
-            elif self._turn_wanted(now):
-                await self._turn()
             elif now >= self._look_at:
                 await self._look()
+            elif self._turn_wanted(now):
+                await self._turn()
+            elif self._progress and now >= self._progress_at:
+                await self._write_progress(now)
             else:
                 await self._idle(now)
 
@@ -207,20 +221,40 @@ class Shard:
         if self._draining or self._paused or self._lease_doubted or not self.lanes.slots:
             return 0
         executor = self.executor
-        target = executor.workers + self._prefetch
+        target = self._target()
         executor.low_water = target // 2
-        return max(0, min(self._queue.batch_max, target - executor.running - executor.waiting))
+        room = target - executor.running - executor.waiting
+        if self._due_now:
+            # a due job must not wait until the low water of jobs that may all be of lower priority
+            room = max(room, DUE_ROOM)
+        if self._limits.max_workers_total is not None:
+            room = min(room, len(self._permits) - executor.running - executor.waiting - executor.keys.parked)
+        return max(0, min(self._queue.batch_max, room))
+
+    def _target(self) -> int:
+        """How many jobs this shard would like to hold."""
+        executor = self.executor
+        target = executor.workers + self._prefetch
+        if executor.bucket is not None:
+            # what a rate holds back is better left where another shard can take its slot over
+            startable = executor.bucket.available(clock.monotonic()) + executor.bucket.per_second
+            target = min(target, executor.running + math.ceil(startable))
+        return target
 
     def _turn_wanted(self, now: float) -> bool:
         executor = self.executor
         outcomes = len(executor.outcomes)
         if now >= self._due_at:
             self._due_at = math.inf
-            self._hungry = True
-        if self._hungry and now >= self._fetch_not_before and executor.waiting <= executor.low_water:
-            limit = self._limit()
-            if limit and (executor.waiting == 0 or limit >= (executor.workers + self._prefetch) // 2):
+            self._hungry = self._due_now = True
+            self._fetch_not_before = 0.0
+        if self._hungry and now >= self._fetch_not_before:
+            if self._due_now and self._limit():
                 return True
+            if executor.waiting <= executor.low_water:
+                limit = self._limit()
+                if limit and (executor.waiting == 0 or limit >= self._target() // 2):
+                    return True
         if outcomes:
             if self._oldest_outcome_at == math.inf:
                 self._oldest_outcome_at = now
@@ -261,6 +295,10 @@ class Shard:
         for item in outcomes.again:
             self._due_at = min(self._due_at, clock.monotonic() + item.delay_s + 0.001)
         self._took(turned, limit)
+        if self._progress_written:
+            ended = self._progress_written.difference(held)
+            await self._protocol.forget_progress(sorted(ended))
+            self._progress_written -= ended
         if turned.done_count != len(outcomes.done_ids):
             await self._find_unacknowledged(outcomes.done_ids)
         self._measure()
@@ -269,6 +307,7 @@ class Shard:
         executor = self.executor
         rows = turned.rows
         if limit:
+            self._due_now = False
             more = self.lanes.took(rows, limit)
             now = clock.monotonic()
             if rows:
@@ -283,6 +322,8 @@ class Shard:
             if self._draining:
                 self._dirty = True
                 return
+            if self._gone:
+                rows = self._without_gone(rows)
             executor.add(rows)
         for slot in executor.keys.to_read_again():
             self.lanes.rewind_slot(slot)
@@ -304,37 +345,116 @@ class Shard:
         # spaced out when it is long, but never so far that the lease could seem unproven
         spaced = min(max(interval, took / LOOK_SHARE), self._settings.process.dead_after_s / 2)
         self._look_at = clock.monotonic() + clock.jittered(spaced)
-        self._paused = look.paused
         self._db_clock_offset_us = look.now_us - clock.monotonic() * 1e6
         self.lanes.look(look.sequence, look.oldest_xid, look.next_xid, late=look.late)
         if look.gap_priority is not None:
             self.lanes.learn(look.gap_priority)
             self._look_at = 0.0
-        if look.due:
+        if look.due_late:
             self.lanes.rewind_due(self.lanes.slots)
-        if look.ready or look.late or look.due or look.gap_priority is not None:
+        if look.ready or look.late or look.due or look.due_late or look.gap_priority is not None:
             self._hungry = True
             self._fetch_not_before = 0.0
+        if look.due or look.due_late:
+            self._due_now = True
         if look.next_due_us is not None:
             self._due_at = min(self._due_at, clock.monotonic() + look.next_due_us / 1e6 + 0.001)
-        fair = math.ceil(self._queue.slots / max(1, look.shards))
-        own = len(self.lanes.slots)
-        if own > fair or (own < fair and look.free_slots):
+        await self._obey(look)
+        if self._unfair(look):
             self._share_wanted = True
         if self._elsewhere:
             await self._refresh_elsewhere()
+        if self._queue.ageing_s:
+            self.lanes.age(await self._protocol.ages(self.lanes), self._queue.ageing_s)
+            self.executor.rank_again()
+
+    async def _obey(self, look: Look) -> None:
+        """Puts in force what somebody has changed: pause, limits, retention, cancellations."""
+        if look.keep_hours is not None and look.keep_hours != self._keep_text:
+            self._keep_text = look.keep_hours
+            self._protocol.keep_completed_hours = float(orjson.loads(look.keep_hours).get("completed", 24))
+        if look.limits is not None and look.limits != self._limits_text:
+            self._limits_text = look.limits
+            self._set_limits(look.limits)
+        total = self._limits.max_workers_total
+        if look.permits < (total or 0) or (look.permits > (total or 0) and look.free_permits):
+            await self._protocol.sync_permits(total)
+            self._share_wanted = True
+        if look.cancels:
+            held = set(self.executor.held())
+            reasons = {job_id: reason for job_id, reason in await self._protocol.cancels() if job_id in held}
+            if reasons:
+                self.executor.cancel_jobs(reasons)
+        if look.paused and not self._paused:
+            dropped = self.executor.give_back()
+            for row in dropped:
+                self.lanes.rewind_before(row[Row.SLOT], row[Row.PRIORITY], row[Row.ID])
+            self._dirty = self._dirty or bool(dropped)
+        if self._paused and not look.paused:
+            self._hungry = True
+            self._fetch_not_before = 0.0
+        self._paused = look.paused
+
+    def _set_limits(self, text: str) -> None:
+        try:
+            self._limits = self._queue.limits(orjson.loads(text))
+        except msgspec.ValidationError as error:
+            # written by hand: the shard goes on with what it had, and whoever wrote it reads why
+            log.error("limits of queue %s are not understood: %s; %s", self.queue, text, error)
+            return
+        self._use_limits()
+        self._hungry = True
+
+    def _use_limits(self) -> None:
+        """Hands the limits to the executor; the queue's rate is shared out by slots."""
+        rate, bucket = self._limits.rate, None
+        own = len(self.lanes.slots)
+        if rate is not None and own:
+            share = own / self._queue.slots
+            bucket = Bucket(rate.per_second * share, max(1.0, rate.burst_jobs * share), clock.monotonic())
+        self.executor.set_limits(self._limits, bucket)
+
+    def _unfair(self, look: Look) -> bool:
+        """True when slots or permits are to be taken or given up."""
+        slots, permits = self._fair(look)
+        own = len(self.lanes.slots)
+        if own > slots or (own < slots and look.free_slots):
+            return True
+        return bool(self._surplus_permits(permits)) or (len(self._permits) < permits and look.free_permits > 0)
+
+    def _fair(self, look: Look) -> tuple[int, int]:
+        """(slots, permits) that this shard should own.
+
+        Where there are fewer permits than shards, some shards get none, and so no slots: the others must read those.
+        """
+        shards, total = max(1, look.shards), self._limits.max_workers_total
+        if total is None:
+            return math.ceil(self._queue.slots / shards), 0
+        if not self._permits and not look.free_permits:
+            return 0, math.ceil(total / shards)
+        return math.ceil(self._queue.slots / min(shards, total)), math.ceil(total / shards)
+
+    def _surplus_permits(self, fair: int) -> list[int]:
+        """Permits to give up: those over the share, and those that are to vanish, as far as no job needs them."""
+        total = self._limits.max_workers_total or 0
+        kept = [permit for permit in self._permits if permit < total]
+        surplus = [permit for permit in self._permits if permit >= total] + kept[fair:]
+        executor = self.executor
+        idle = len(self._permits) - executor.running - executor.waiting - executor.keys.parked
+        return surplus[: max(0, idle)]
 
     async def _share(self) -> None:
         """Brings the slots to this shard's share."""
         self._share_wanted = False
         look = await self._protocol.look(self.lanes, [])
         self._proved()
-        fair = math.ceil(self._queue.slots / max(1, look.shards))
+        fair, fair_permits = self._fair(look)
+        await self._share_permits(fair_permits, look)
         own = await self._protocol.owned_slots()
         if len(own) > fair:
             surplus = own[fair:]
             self.lanes.set_slots(own[:fair])
-            if self.executor.give_back(set(surplus)) or self.executor.running:
+            if self.executor.give_back(set(surplus)) or self.executor.running:  # their lanes are forgotten
                 self._dirty = True
                 await self._turn_without_fetch()
             await self._protocol.release_slots(surplus)
@@ -342,11 +462,27 @@ class Shard:
             own = await self._protocol.take_slots(fair - len(own))
         if set(own[:fair]) != set(self.lanes.slots):
             self.lanes.set_slots(own[:fair])
+            self.executor.keys.own(self.lanes.slots)
+            self._use_limits()
             await self._refresh_elsewhere()
             self._hungry = True
             self._fetch_not_before = 0.0
             self._look_at = 0.0
             log.debug("owns %d of %d slots", len(own[:fair]), self._queue.slots, extra={"queue": self.queue})
+
+    async def _share_permits(self, fair: int, look: Look) -> None:
+        """Brings the permits to this shard's share."""
+        total = self._limits.max_workers_total
+        if not look.permits and not self._permits:
+            return
+        self._permits = await self._protocol.owned_permits()
+        surplus = self._surplus_permits(fair)
+        if surplus:
+            await self._protocol.release_permits(surplus, total or 0)
+            self._permits = [permit for permit in self._permits if permit not in surplus]
+        elif total is not None and len(self._permits) < fair and look.free_permits:
+            self._permits = await self._protocol.take_permits(fair - len(self._permits), total)
+            self._hungry = True
 
     async def _turn_without_fetch(self) -> None:
         hungry, self._hungry = self._hungry, False
@@ -357,15 +493,11 @@ class Shard:
         """Learns which jobs in our slots others still hold; what they have let go is read anew."""
         found = await self._protocol.held_elsewhere(self.lanes.slots)
         before, self._elsewhere = self._elsewhere, {id_: (slot, key) for id_, slot, key in found}
-        busy = self.executor.keys.busy
-        busy.update(key for _, key in self._elsewhere.values() if key is not None)
-        for job_id, (slot, key) in before.items():
-            if job_id in self._elsewhere:
-                continue
-            if key is not None and all(key != other for _, other in self._elsewhere.values()):
-                self.executor.pass_on(key)
-            self.lanes.rewind_slot(slot)
-            self._hungry = True
+        self.executor.held_elsewhere(Counter(key for _, key in self._elsewhere.values() if key is not None))
+        for job_id, (slot, _) in before.items():
+            if job_id not in self._elsewhere:
+                self.lanes.rewind_slot(slot)
+                self._hungry = True
 
     async def _idle(self, now: float) -> None:
         """Waits for the next reason to act; notifications are read from the connection's socket while it waits."""
@@ -375,6 +507,8 @@ class Shard:
         until = min(self._look_at, self._due_at)
         if len(self.executor.outcomes):
             until = min(until, self._oldest_outcome_at + FLUSH_S)
+        if self._progress:
+            until = min(until, self._progress_at)
         if self._hungry and self._fetch_not_before > now:
             until = min(until, self._fetch_not_before)
         conn = self._protocol.conn
@@ -403,7 +537,9 @@ class Shard:
             if self._elsewhere:
                 self._look_at = 0.0
         ours = set(self.lanes.slots)
-        if hint is None or hint.due:
+        if hint is not None and hint.gone:
+            self._are_gone(hint.gone)
+        if hint is None or hint.due or hint.look:
             self._look_at = 0.0
         elif any(slot in ours for slot, _ in hint.ready):
             for slot, priority in hint.ready:
@@ -443,8 +579,28 @@ class Shard:
         if not self._registered:
             await self._protocol.register(self._process_id)
             self._registered = True
-        await self._protocol.look(self.lanes, [])
+        await self._obey(await self._protocol.look(self.lanes, []))
         self._proved()
+        await self._check_held()
+
+    async def _check_held(self) -> None:
+        """After a reconnect: what was deleted while nobody could tell us is forgotten."""
+        held = self.executor.held()
+        if held:
+            left = {job_id for job_id, _, _ in await self._protocol.remaining(held)}
+            self.executor.drop_jobs(set(held) - left)
+
+    def _are_gone(self, ids: list[int]) -> None:
+        """Jobs that somebody has deleted or cancelled while they waited, as far as we know them or just claim them."""
+        now = clock.monotonic()
+        self._gone = {job_id: at for job_id, at in self._gone.items() if now - at < GONE_KEPT_S}
+        self._gone.update((job_id, now) for job_id in ids)
+        self.executor.drop_jobs(set(ids))
+
+    def _without_gone(self, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        kept = [row for row in rows if row[Row.ID] not in self._gone]
+        self._dirty = self._dirty or len(kept) != len(rows)
+        return kept
 
     async def _disconnect(self) -> None:
         conn, self._protocol.conn = self._protocol.conn, None
@@ -478,12 +634,36 @@ class Shard:
                 self.executor.give_back()
                 self.executor.cancel_running(execute.LEASE)
 
-    async def _complete_tx(self, job: Job, conn: psycopg.AsyncConnection[Any]) -> None:
+    # --- what a running job asks -------------------------------------------------------------------------------------
+
+    async def complete_tx(self, job: Job, conn: psycopg.AsyncConnection[Any]) -> None:
+        """Completes a job in its handler's transaction. Raises LeaseLost."""
         row = job._row
         if not await self._protocol.complete_tx(
-            conn, job_id=row[Row.ID], revision=row[Row.REVISION], ago_us=self.executor.running_us(row[Row.ID])
+            conn,
+            job_id=row[Row.ID],
+            revision=row[Row.REVISION],
+            ago_us=self.executor.running_us(row[Row.ID]),
+            output=job._output,
         ):
             raise LeaseLost(f"job {row[Row.ID]}: this run was superseded; roll back, its newest run decides")
+
+    def progress(self, job_id: int, fraction: float, note: str | None) -> None:
+        """Takes in how far a job is; written with the next look, once a second at most."""
+        if not self._progress:
+            self._progress_at = max(self._progress_at, clock.monotonic() + 0.01)
+            self._poke()
+        self._progress[job_id] = (fraction, note)
+
+    async def _write_progress(self, now: float) -> None:
+        """Writes what was said since the last time, and forgets jobs that have ended."""
+        self._progress_at = now + PROGRESS_EVERY_S
+        held = set(self.executor.held())
+        said, self._progress = self._progress, {}
+        await self._protocol.write_progress(
+            [(job_id, *value) for job_id, value in sorted(said.items()) if job_id in held]
+        )
+        self._progress_written.update(job_id for job_id in said if job_id in held)
 
     # --- small measures ----------------------------------------------------------------------------------------------
 
@@ -510,7 +690,6 @@ class Shard:
             wanted = int(self._rate * self._queue.prefetch_s)
             self._prefetch = 0 if self._at_most_once else min(wanted, 4 * self._queue.batch_max)
 
-    def _job_age_s(self, row: tuple[Any, ...]) -> float:
-        """Seconds since the job was inserted, by the database's clock as last seen."""
-        created_us: int = row[Row.CREATED_AT]
-        return (clock.monotonic() * 1e6 + self._db_clock_offset_us - created_us) / 1e6
+    def _seconds_since(self, us: int) -> float:
+        """Seconds since a time of the table, by the database's clock as last seen."""
+        return (clock.monotonic() * 1e6 + self._db_clock_offset_us - us) / 1e6

@@ -130,7 +130,8 @@ async def test_one_refused_item_rolls_a_bulk_insert_back_and_the_client_goes_on(
 async def test_an_unknown_queue_is_refused_and_known_as_soon_as_it_exists(database: Fresh, client: Client) -> None:
     with pytest.raises(UnknownQueue, match="'later'.*default"):
         await client.insert(Note(1), InsertOptions(queue="later"))
-    database.conn.execute(database.statements["sync_queue"], {"queue": "later", "slots": 3})
+    new = {"queue": "later", "slots": 3, "keep_hours": "{}", "channel": wake.channel(database.schema, "later")}
+    database.conn.execute(database.statements["sync_queue"], new)
     await client.insert(Note(1), InsertOptions(queue="later"))
     assert database.one("select queue from {s}.job") == "later"
 

@@ -20,13 +20,13 @@ FOUR = BigIntArray([0, 1, 2, 3])
 PEEK: dict[str, Any] = {
     "shard": 1, "queue": "default", "lane_slots": SLOTS, "lane_priorities": PRIORITIES, "lane_after": CURSORS,
     "slots": FOUR, "gap_above": BigIntArray([5, 1, -1001]), "gap_below": BigIntArray([1001, 5, 1]), "floor": 0,
-    "exclude": BigIntArray([1, 2]),
+    "exclude": BigIntArray([1, 2]), "due_after_us": CURSORS, "due_after_id": CURSORS,
 }
 TURN: dict[str, Any] = {
-    "shard": 1, "queue": "default", "durable": True, "keep": True, "done_ids": BigIntArray([1, 2]),
+    "shard": 1, "queue": "default", "durable": True, "keep_hours": 24.0, "done_ids": BigIntArray([1, 2]),
     "done_revisions": BigIntArray([0, 0]), "done_ago_us": BigIntArray([1, 1]), "lane_slots": SLOTS,
-    "lane_priorities": PRIORITIES, "lane_after": CURSORS, "due_slots": FOUR, "due_after_us": BigIntArray([0] * 4),
-    "due_after_id": BigIntArray([0] * 4), "exclude": BigIntArray([1, 2]), "busy_keys": ["a"], "n": 100, "turn": 2,
+    "lane_priorities": PRIORITIES, "lane_after": CURSORS, "due_after_us": CURSORS,
+    "due_after_id": CURSORS, "exclude": BigIntArray([1, 2]), "busy_keys": ["a"], "n": 100, "turn": 2,
     "since": 1, "held": BigIntArray([1]), "changed": True,
 }
 STATISTICS = {
@@ -104,6 +104,6 @@ def _scans(node: dict[str, Any]) -> Any:
 
 
 _TYPES = {
-    "shard": "bigint", "queue": "text", "durable": "boolean", "keep": "boolean", "busy_keys": "text[]", "n": "bigint",
+    "shard": "bigint", "queue": "text", "durable": "boolean", "keep_hours": "float8", "busy_keys": "text[]", "n": "bigint",
     "turn": "bigint", "since": "bigint", "changed": "boolean", "floor": "bigint",
 }

@@ -107,7 +107,9 @@ async def test_a_job_changed_while_it_ran_is_left_by_its_acknowledgement(databas
 
 async def test_a_retention_of_nothing_writes_no_history(database: Fresh, new_shard: NewShard) -> None:
     first, second = add(database), add(database)
-    protocol, lanes = await new_shard(1, keep=()), lanes_of()
+    protocol, lanes = await new_shard(1), lanes_of()
+    protocol.keep_completed_hours = 0
+    database.sql("update {s}.queue set keep_hours = '{{\"completed\": 0, \"cancelled\": 0, \"discarded\": 0}}'")
     await turn(protocol, lanes)
     await protocol.end([Ended(second, 0, clock.monotonic(), "discarded", '{"error": "x"}')])
     await turn(protocol, lanes, done((first, 0)), changed=True)
@@ -170,7 +172,7 @@ async def save(
 ) -> Rescued | None:
     return await rescue(
         aconn, database.statements, shard=shard, started=started, reason="worker died (signal 9)",
-        deaths_max=deaths_max, keep=True, suspect_rest=suspect_rest,
+        deaths_max=deaths_max, suspect_rest=suspect_rest,
     )
 
 
@@ -287,7 +289,7 @@ async def test_due_jobs_are_claimed_when_their_time_has_come(database: Fresh, ne
     assert await turn(protocol, lanes) == [past[1], past[2], past[0]]
     assert await turn(protocol, lanes, held=past) == []
     database.sql("update {s}.job set run_at = now() - interval '5 minutes' where id = %s", later)
-    assert (await protocol.look(lanes, past)).due
+    assert (await protocol.look(lanes, past)).due_late
     lanes.rewind_due(lanes.slots)
     assert await turn(protocol, lanes, held=past) == [later]
 

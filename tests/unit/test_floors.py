@@ -14,7 +14,7 @@ FLOORS = {
     "job": 0, "outcome": 0, "errors": 0, "backoff": 0, "clock": 0, "version": 0,
     "settings": 1, "catalog": 1, "resource": 1,
     "db": 2,
-    "line": 3, "upkeep": 3,
+    "line": 3, "upkeep": 3, "control": 3,
     "client": 4, "shard": 4, "keeper": 4,
     "proc": 5, "launch": 5,
     "cli": 6, "": 6, "__main__": 6,

@@ -185,8 +185,8 @@ def test_a_key_is_held_by_one_job_and_the_others_follow_in_order() -> None:
     rows = [keyed(n, "a") for n in range(3)]
     assert [held.take(each) for each in [*rows, keyed(9, "b")]] == [True, False, False, True]
     assert list(held.parked_rows()) == rows[1:]
-    assert [held.give_back("a") for _ in range(3)] == [rows[1], rows[2], None]
-    assert (held.busy, held.parked) == ({"b"}, 0)
+    assert [held.end("a") for _ in range(3)] == [rows[1], rows[2], None]
+    assert (held.take(keyed(10, "a")), held.take(keyed(11, "b")), held.parked) == (True, False, 1)
 
 
 def test_when_there_is_no_room_to_park_busy_keys_are_left_out_and_read_again_later(
@@ -200,8 +200,8 @@ def test_when_there_is_no_room_to_park_busy_keys_are_left_out_and_read_again_lat
     held.take(keyed(2, "a", slot=3))
     assert held.to_leave_out() == ["a"]
     assert held.to_read_again() == []
-    held.give_back("a")
-    held.give_back("a")
+    held.end("a")
+    held.end("a")
     assert held.to_read_again() == [3]
     assert held.to_read_again() == []
 

@@ -154,14 +154,37 @@ def test_a_lane_that_was_sent_back_is_not_forgotten_when_a_limit_stops_it() -> N
 def test_due_jobs_go_on_where_they_were_and_begin_anew_when_told() -> None:
     lanes = Lanes([1])
     lanes.set_slots([0, 1])
-    first = lanes.plan_due()[1][0]
+
+    def cursors() -> dict[int, tuple[int, int]]:
+        slots = lanes.plan()[0]
+        return dict(zip(slots, zip(*lanes.due_cursors(), strict=True), strict=True))
+
+    first = cursors()[0]
     lanes.took([row(4, run_at=1000), row(2, run_at=2000)], 10)
-    assert lanes.plan_due() == ([0, 1], [2000, first], [2, 0])
+    assert cursors() == {0: (2000, 2), 1: first}
     lanes.rewind_due([0, 1])
     assert lanes.behind()
-    assert lanes.plan_due()[1] == [first, first]
+    assert cursors() == {0: first, 1: first}
     lanes.took([row(3, run_at=1500)], 10)
-    assert (lanes.behind(), lanes.plan_due()[1][0], lanes.plan_due()[2][0]) == (False, 2000, 2)
+    assert (lanes.behind(), cursors()[0]) == (False, (2000, 2))
+
+
+def test_due_jobs_of_a_higher_priority_are_read_first() -> None:
+    lanes = Lanes([1, 5])
+    lanes.set_slots([0])
+    assert lanes.plan()[1] == [5, 1]
+    lanes.took([row(7, 0, 5, run_at=3000), row(8, 0, 1, run_at=10)], 2)
+    lanes.plan()
+    assert lanes.due_cursors() == ([3000, 10], [7, 8])
+
+
+def test_a_lane_whose_oldest_job_has_waited_is_read_earlier() -> None:
+    lanes = Lanes([1, 5])
+    lanes.set_slots([0])
+    lanes.age([(0, 1, 49.0), (0, 5, 0.0)], 10.0)
+    assert lanes.plan()[1] == [5, 1]
+    lanes.age([(0, 1, 51.0), (0, 5, 0.0)], 10.0)
+    assert lanes.plan()[1] == [1, 5]
 
 
 def test_gaps_cover_every_priority_that_has_no_lane() -> None:

@@ -1,7 +1,7 @@
 """The SQL files of `db/sql/`, each one statement, with the schema's name put in as a quoted identifier.
 
-The token `{schema}` is the only substitution; values are psycopg parameters (`%(name)s`). Comments are stripped on
-loading: psycopg remembers how to convert a statement only up to 4,096 characters.
+The tokens `{schema}` and `{schema_literal}` are the only substitutions; values are psycopg parameters (`%(name)s`).
+Comments are stripped on loading: psycopg remembers how to convert a statement only up to 4,096 characters.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ def names() -> list[str]:
 
 
 def compose(text: str, schema: str) -> bytes:
-    """`text` with `{schema}` replaced by the quoted schema name."""
+    """`text` with `{schema}` replaced by the quoted schema name, and `{schema_literal}` by the name as a literal."""
+    text = text.replace("{schema_literal}", sql.Literal(schema).as_string(None))
     return text.replace("{schema}", sql.Identifier(schema).as_string(None)).encode()
 
 
 def without_comments(text: str) -> str:
-    """`text` without `--` comments and blank lines. Our SQL has no `--` inside a literal; a test holds that."""
-    lines = (line.split("--")[0].rstrip() for line in text.splitlines())
+    """`text` without `--` comments, indents and blank lines. Our SQL has no `--` inside a literal; a test holds that."""
+    lines = (line.split("--")[0].strip() for line in text.splitlines())
     return "\n".join(line for line in lines if line)
 
 

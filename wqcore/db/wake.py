@@ -2,7 +2,9 @@
 
 The channel is `wq:` and a hash of schema and queue, so that any name fits PostgreSQL's 63 bytes and only the shards of
 that queue are woken. The payload is `<slot>:<priority>` for ready jobs, `due` for jobs with a time, `slots` when slots
-became free or a shard wants some; several are joined by spaces. An unreadable payload wakes everything.
+became free or a shard wants some, `queue` when the queue was paused or limited, `cancel` when somebody asked for a
+cancellation, `gone:<id>,<id>` for jobs that were deleted; several are joined by spaces. An unreadable payload wakes
+everything.
 """
 
 from __future__ import annotations
@@ -18,6 +20,10 @@ class Wake(NamedTuple):
     """(slot, priority) pairs that have new jobs."""
     due: bool
     slots: bool
+    look: bool
+    """Something else has changed (a pause, a limit, a cancellation): look."""
+    gone: list[int]
+    """Ids of jobs that were deleted while they waited: a claim of them is void."""
 
 
 def channel(schema: str, queue: str) -> str:
@@ -36,16 +42,17 @@ def payload(pairs: set[tuple[int, int]], *, due: bool) -> str:
 def parse(text: str) -> Wake | None:
     """What `text` says; None means: look everywhere."""
     ready: list[tuple[int, int]] = []
-    due = slots = False
-    for word in text.split():
-        if word == "due":
-            due = True
-        elif word == "slots":
-            slots = True
-        else:
-            slot, _, priority = word.partition(":")
-            try:
-                ready.append((int(slot), int(priority)))
-            except ValueError:
-                return None
-    return Wake(ready, due, slots)
+    gone: list[int] = []
+    words = text.split()
+    for word in words:
+        name, _, value = word.partition(":")
+        if word in ("due", "slots", "cancel", "queue"):
+            continue
+        try:
+            if name == "gone":
+                gone += map(int, value.split(","))
+            else:
+                ready.append((int(name), int(value)))
+        except ValueError:
+            return None
+    return Wake(ready, "due" in words, "slots" in words, "cancel" in words or "queue" in words, gone)

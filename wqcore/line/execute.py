@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -25,10 +26,12 @@ import msgspec
 from wqcore import backoff, clock
 from wqcore.catalog import Catalog, Kind
 from wqcore.errors import LeaseLost
-from wqcore.job import CompleteTx, Job, Row
+from wqcore.job import Job, Row, RunSide
+from wqcore.line.bucket import Bucket
 from wqcore.line.keys import Keys
 from wqcore.line.settle import Again, Ended, Outcomes, error_of
 from wqcore.outcome import Cancel, Discard, Retry, Snooze
+from wqcore.settings import Limits
 
 log = logging.getLogger("wqcore.task")
 
@@ -43,7 +46,10 @@ SUSPECT_HEAD_START_S = 0.05
 """A job whose process died once starts with nothing beside it for this long: 20 of them are all running after 1 s, and
 one that kills at once takes no other with it. After a second death it runs alone until it ends."""
 
-TIMEOUT, SHUTDOWN, LEASE = "time-out", "shutdown", "lease"
+TIMEOUT, SHUTDOWN, LEASE, CANCELLED, GONE = "time-out", "shutdown", "lease", "cancel", "gone"
+"""Why a run was cancelled. CANCELLED: somebody asked for it. GONE: the job is not ours any more, so it has no outcome."""
+
+REPLACED = "replaced by a newer job of its job key before it started"
 
 
 class Sheet(Protocol):
@@ -80,7 +86,7 @@ class KindStats:
 class Seat:
     """One place where one job at a time runs."""
 
-    __slots__ = ("began", "cancelled_at", "deadline", "idle", "index", "row", "stuck", "task", "why")
+    __slots__ = ("began", "cancelled_at", "deadline", "idle", "index", "reason", "row", "stuck", "task", "why")
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -90,6 +96,7 @@ class Seat:
         self.deadline = 0.0
         self.idle: asyncio.Future[None] | None = None
         self.why: str | None = None
+        self.reason = ""
         self.cancelled_at = 0.0
         self.stuck = False
 
@@ -104,7 +111,7 @@ class Executor:
         workers: int,
         catalog: Catalog,
         sheet: Sheet,
-        complete_tx: CompleteTx,
+        run_side: RunSide,
         on_change: Callable[[], None],
         cancel_grace_s: float,
         log_all_tasks: bool,
@@ -114,15 +121,19 @@ class Executor:
         self.outcomes = Outcomes()
         self.counters = Counters()
         self.keys = Keys()
+        self.bucket: Bucket | None = None
+        """The queue's rate, as far as it is this shard's share; None: as fast as it goes."""
+        self.ageing_s = 0.0
         self.waiting = 0
         self.running = 0
         self.flush_at = 1
         self.low_water = 0
         self.stats: dict[str, KindStats] = {}
-        self.job_age_s: Callable[[tuple[Any, ...]], float] = lambda row: 0.0
+        self.seconds_since: Callable[[int], float] = lambda us: 0.0
+        """Seconds since a time of the table (µs since 2000), by the database's clock."""
         self._kinds = {kind.name: (kind, number) for number, kind in enumerate(catalog)}
         self._sheet = sheet
-        self._complete_tx = complete_tx
+        self._run_side = run_side
         self._on_change = on_change
         self._cancel_grace_s = cancel_grace_s
         self._log_all = log_all_tasks
@@ -135,6 +146,8 @@ class Executor:
         self._context = contextvars.copy_context()
         self._halted = False
         self.settling = False
+        self._granted: set[int] = set()
+        self._refill: asyncio.TimerHandle | None = None
         self._suspects: deque[tuple[Any, ...]] = deque()
         self._alone: Seat | None = None
         self._alone_until = 0.0
@@ -152,9 +165,25 @@ class Executor:
             if row[Row.DEATHS]:
                 self._suspects.append(row)
                 continue
-            self._tier(row[Row.PRIORITY]).append(row)
+            self._tier(self._rank(row)).append(row)
         self.waiting += len(rows)
         self._wake_one()
+
+    def _rank(self, row: tuple[Any, ...]) -> int:
+        """The priority that a job has now: with ageing, one more for each `ageing_s` that it has waited."""
+        priority: int = row[Row.PRIORITY]
+        if self.ageing_s:
+            since = row[Row.RUN_AT] if row[Row.RUN_AT] is not None else row[Row.CREATED_AT]
+            priority += int(max(0.0, self.seconds_since(since)) / self.ageing_s)
+        return priority
+
+    def rank_again(self) -> None:
+        """Puts the waiting jobs where their age has brought them."""
+        rows = [row for priority in self._order for row in self._tiers[priority]]
+        self._tiers.clear()
+        self._order = []
+        for row in rows:
+            self._tier(self._rank(row)).append(row)
 
     def _tier(self, priority: int) -> deque[tuple[Any, ...]]:
         """The waiting jobs of one priority."""
@@ -172,19 +201,51 @@ class Executor:
         ids += [seat.row[Row.ID] for seat in self._seats if seat.row is not None]
         return ids
 
-    def give_back(self, slots: set[int] | None = None) -> int:
-        """Drops the jobs of `slots` (None: of all) that have not started; returns how many."""
-        dropped = len(self.keys.drop_parked(slots))
-        before = len(self._suspects)
-        self._suspects = deque(row for row in self._suspects if slots is not None and row[Row.SLOT] not in slots)
-        dropped += before - len(self._suspects)
-        self.waiting -= before - len(self._suspects)
-        for priority, tier in self._tiers.items():
-            kept = deque(row for row in tier if slots is not None and row[Row.SLOT] not in slots)
-            dropped += len(tier) - len(kept)
-            self.waiting -= len(tier) - len(kept)
-            self._tiers[priority] = kept
+    def give_back(self, slots: set[int] | None = None) -> list[tuple[Any, ...]]:
+        """Drops the jobs of `slots` (None: of all) that have not started, and returns them."""
+        parked = self.keys.drop_parked(slots)
+        return parked + self._drop_waiting(lambda row: slots is None or row[Row.SLOT] in slots)
+
+    def _drop_waiting(self, chosen: Callable[[tuple[Any, ...]], bool]) -> list[tuple[Any, ...]]:
+        """Removes jobs that wait for a seat."""
+        dropped: list[tuple[Any, ...]] = []
+        for waiting in (self._suspects, *self._tiers.values()):
+            rows = [row for row in waiting if chosen(row)]
+            if rows:
+                dropped += rows
+                kept = [row for row in waiting if not chosen(row)]
+                waiting.clear()
+                waiting.extend(kept)
+        self.waiting -= len(dropped)
+        for row in dropped:
+            if row[Row.ID] in self._granted:
+                self._granted.discard(row[Row.ID])
+                self.pass_on(row[Row.SERIAL_KEY])
         return dropped
+
+    def cancel_jobs(self, ids: dict[int, str]) -> None:
+        """Carries cancellations out: id → reason. Those that run get an outcome when their handler has ended."""
+        chosen = set(ids)
+        for seat in self._seats:
+            if seat.row is not None and seat.row[Row.ID] in chosen and seat.why is None:
+                self._cancel(seat, CANCELLED, ids[seat.row[Row.ID]])
+        now = clock.monotonic()
+        for row in self.keys.drop_jobs(chosen) + self._drop_waiting(lambda row: row[Row.ID] in chosen):
+            self.counters.cancelled += 1
+            self._end(row, now, "cancelled", ids[row[Row.ID]], started=False)
+
+    def drop_jobs(self, ids: set[int]) -> None:
+        """Forgets jobs that are gone from the table; a run of one is cancelled and has no outcome."""
+        self.keys.drop_jobs(ids)
+        self._drop_waiting(lambda row: row[Row.ID] in ids)
+        for seat in self._seats:
+            if seat.row is not None and seat.row[Row.ID] in ids and seat.why is None:
+                self._cancel(seat, GONE, "")
+
+    def _cancel(self, seat: Seat, why: str, reason: str = "") -> None:
+        seat.why, seat.reason, seat.cancelled_at = why, reason, clock.monotonic()
+        if seat.task is not None:
+            seat.task.cancel()
 
     def halt(self) -> None:
         """Starts nothing more; what runs goes on."""
@@ -205,9 +266,8 @@ class Executor:
     def cancel_running(self, why: str) -> None:
         """Cancels every running handler; `why` is SHUTDOWN or LEASE: the attempt is given back."""
         for seat in self._seats:
-            if seat.row is not None and seat.why is None and seat.task is not None:
-                seat.why, seat.cancelled_at = why, clock.monotonic()
-                seat.task.cancel()
+            if seat.row is not None and seat.why is None:
+                self._cancel(seat, why)
 
     async def close(self) -> None:
         """Ends the seats. Whatever still runs is cancelled and gets no outcome."""
@@ -215,6 +275,8 @@ class Executor:
         tasks = [seat.task for seat in self._seats if seat.task is not None]
         if self._sweeper is not None:
             tasks.append(self._sweeper)
+        if self._refill is not None:
+            self._refill.cancel()
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks, timeout=1.0)
@@ -235,6 +297,8 @@ class Executor:
         """The next job that may start; a job whose serial key is busy is parked on the way."""
         if self._halted or self._alone is not None:
             return None
+        if self.bucket is not None and self.waiting and not self._token():
+            return None
         if self._suspects:
             return self._next_suspect()
         for priority in self._order:
@@ -242,9 +306,75 @@ class Executor:
             while tier:
                 row = tier.popleft()
                 self.waiting -= 1
-                if row[Row.SERIAL_KEY] is None or self.keys.take(row):
+                if row[Row.SERIAL_KEY] is None or self._may_start(row):
+                    if self.bucket is not None:
+                        self.bucket.take(clock.monotonic())
                     return row
         return None
+
+    def _may_start(self, row: tuple[Any, ...]) -> bool:
+        """Whether the job's key has room for it; else it is parked."""
+        if row[Row.ID] in self._granted:
+            self._granted.discard(row[Row.ID])
+            return True
+        if self.keys.take(row):
+            return True
+        self._arm_refill()
+        return False
+
+    def _token(self) -> bool:
+        """Whether the queue's rate lets another job start; else a timer wakes a seat when it does."""
+        assert self.bucket is not None  # noqa: S101 - the caller has looked
+        now = clock.monotonic()
+        if self.bucket.next_at(now) <= now:
+            return True
+        self._arm_refill()
+        return False
+
+    def _arm_refill(self) -> None:
+        """One timer for the next token of the queue or of a key; none while nobody waits for one."""
+        now = clock.monotonic()
+        at = self.keys.next_refill_at()
+        if self.bucket is not None and self.waiting:
+            at = min(self.bucket.next_at(now), at if at is not None else math.inf)
+        if self._refill is not None:
+            self._refill.cancel()
+            self._refill = None
+        if at is not None:
+            self._refill = asyncio.get_running_loop().call_later(max(0.0, at - now) + 0.0005, self._refilled)
+
+    def _refilled(self) -> None:
+        self._refill = None
+        for row in self.keys.refilled():
+            self._let_in(row)
+        self._arm_refill()
+        self._wake_one()
+
+    def set_limits(self, limits: Limits, bucket: Bucket | None) -> None:
+        """Puts limits in force; jobs that they held back and that may start now do."""
+        self.bucket = bucket
+        self.keys.limit(limits.max_per_key, limits.rate_per_key)
+        for row in self.keys.with_room():
+            self._let_in(row)
+        self._arm_refill()
+        self._wake_one()
+
+    def held_elsewhere(self, keys: dict[str, int]) -> None:
+        """How many jobs of each key other shards still run, in slots that are ours now."""
+        for key in self.keys.held_elsewhere(keys):
+            row = self.keys.next_of(key)
+            if row is not None:
+                self._let_in(row)
+        self._wake_one()
+
+    def _let_in(self, row: tuple[Any, ...]) -> None:
+        """A parked job may start: it goes to the head of its tier, and its key counts it as running."""
+        self._granted.add(row[Row.ID])
+        if row[Row.DEATHS]:
+            self._suspects.appendleft(row)
+        else:
+            self._tier(self._rank(row)).appendleft(row)
+        self.waiting += 1
 
     def _next_suspect(self) -> tuple[Any, ...] | None:
         """The next job that a process has died with, once nothing that has ended could be charged in its place."""
@@ -253,8 +383,10 @@ class Executor:
             return None
         row = self._suspects.popleft()
         self.waiting -= 1
-        if row[Row.SERIAL_KEY] is not None and not self.keys.take(row):
+        if row[Row.SERIAL_KEY] is not None and not self._may_start(row):
             return None
+        if self.bucket is not None:
+            self.bucket.take(clock.monotonic())
         return row
 
     def has_suspects(self) -> bool:
@@ -308,15 +440,12 @@ class Executor:
                 self._burst_began = clock.monotonic()
 
     def pass_on(self, key: str) -> None:
-        """A job of `key` has ended: the next parked one goes to the head of its tier."""
-        row = self.keys.give_back(key)
+        """A job of `key` has ended: the next parked one may start."""
+        row = self.keys.end(key)
         if row is not None:
-            self.keys.busy.discard(key)
-            if row[Row.DEATHS]:
-                self._suspects.appendleft(row)
-            else:
-                self._tier(row[Row.PRIORITY]).appendleft(row)
-            self.waiting += 1
+            self._let_in(row)
+        elif self.keys.parked:
+            self._arm_refill()
 
     async def _run(self, seat: Seat, row: tuple[Any, ...]) -> float:
         """Runs one job and records its outcome; returns the monotonic time of its end."""
@@ -324,6 +453,10 @@ class Executor:
         seat.began = began = clock.monotonic()
         if found is None or found[0].handler is None:
             self._unknown_kind(row, began)
+            return began
+        if row[Row.MAX_ATTEMPTS] == 0:
+            self.counters.cancelled += 1
+            self._end(row, began, "cancelled", REPLACED, started=False)
             return began
         kind, number = found
         self._sheet.started(seat.index, row[Row.ID], row[Row.ATTEMPT], number, int(began * 1e9))
@@ -335,16 +468,19 @@ class Executor:
                 asyncio.get_running_loop().call_later(SUSPECT_HEAD_START_S, self._head_start_over, seat, row)
         if self._log_all:
             log.info("Task started", extra=self._log_fields(row))
-        job = Job(row, self.queue, self._complete_tx)
+        job = Job(row, self.queue, self._run_side)
         try:
             await kind.handler(kind.decode(row[Row.ARGS]), job)  # type: ignore[misc]
         except BaseException as error:  # every way out of a handler is an outcome: also SystemExit, also cancellation
             self._record(seat, row, kind, began, error)
         else:
             outcomes = self.outcomes  # read only now: the shard swaps it while handlers wait
-            outcomes.done_ids.append(row[Row.ID])
-            outcomes.done_revisions.append(row[Row.REVISION])
-            outcomes.done_began.append(began)
+            if job._output is None:
+                outcomes.done_ids.append(row[Row.ID])
+                outcomes.done_revisions.append(row[Row.REVISION])
+                outcomes.done_began.append(began)
+            else:
+                outcomes.ended.append(Ended(row[Row.ID], row[Row.REVISION], began, "completed", None, job._output))
             self.counters.completed += 1
             if self._log_all:
                 log.info("Task completed", extra=self._log_fields(row, began))
@@ -366,6 +502,14 @@ class Executor:
         """The outcome of a handler that did not return."""
         if isinstance(error, GeneratorExit):
             raise error
+        if seat.why == GONE:
+            self.counters.interrupted += 1
+            log.info("Task interrupted", extra=self._log_fields(row, began, error="the job was deleted or replaced"))
+            return
+        if seat.why == CANCELLED and not isinstance(error, Discard):
+            self.counters.cancelled += 1
+            self._end(row, began, "cancelled", seat.reason)
+            return
         if isinstance(error, asyncio.CancelledError):
             if seat.why in (SHUTDOWN, LEASE) or (seat.why is None and self._halted):
                 self.counters.interrupted += 1
@@ -425,14 +569,17 @@ class Executor:
             "Task failed", extra=self._log_fields(row, began, error=_shown(error)) | {"retry_in_s": round(after_s, 3)}
         )
 
-    def _end(self, row: tuple[Any, ...], began: float, outcome: str, error: BaseException | str) -> None:
-        self.outcomes.ended.append(Ended(row[Row.ID], row[Row.REVISION], began, outcome, error_of(row, error)))
+    def _end(
+        self, row: tuple[Any, ...], began: float, outcome: str, error: BaseException | str, *, started: bool = True
+    ) -> None:
+        ended = Ended(row[Row.ID], row[Row.REVISION], began, outcome, error_of(row, error), started=started)
+        self.outcomes.ended.append(ended)
         log.warning("Task %s", outcome, extra=self._log_fields(row, began, error=_shown(error)))
 
     def _unknown_kind(self, row: tuple[Any, ...], began: float) -> None:
         """A job that this program has no handler for: given back with a delay, for a grace time."""
         reason = f"no handler for kind {row[Row.KIND]!r} in this program"
-        if self.job_age_s(row) < UNKNOWN_KIND_GRACE_S:
+        if self.seconds_since(row[Row.CREATED_AT]) < UNKNOWN_KIND_GRACE_S:
             self.counters.snoozed += 1
             self.outcomes.again.append(
                 Again(row[Row.ID], row[Row.REVISION], row[Row.ATTEMPT], clock.jittered(UNKNOWN_KIND_DELAY_S), None)
@@ -463,9 +610,8 @@ class Executor:
             for seat in self._seats:
                 if seat.row is None or now < seat.deadline:
                     continue
-                if seat.why is None and seat.task is not None:
-                    seat.why, seat.cancelled_at = TIMEOUT, now
-                    seat.task.cancel()
+                if seat.why is None:
+                    self._cancel(seat, TIMEOUT)
                 elif not seat.stuck and now - seat.cancelled_at > self._cancel_grace_s:
                     seat.stuck = True
                     self.counters.stuck += 1

@@ -20,13 +20,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from wqcore.job import PRIORITY_MAX, PRIORITY_MIN, Row
 
 PRIORITIES_MAX = 32
 """Priorities that keep lanes of their own; beyond it the lowest is forgotten and found again from its head."""
 
+
+Cursor = TypeVar("Cursor", int, tuple[int, int])
+"""An id, or (run_at in µs, id)."""
 
 _DUE_FIRST = (-(2 * 10**17), 0)
 """Before every timestamp that PostgreSQL can store usefully (4338 BC, in µs from 2000-01-01)."""
@@ -41,10 +44,11 @@ class Lanes:
         self._priorities = sorted(set(priorities), reverse=True)
         self._after: dict[tuple[int, int], int] = {}
         self._top: dict[tuple[int, int], int] = {}
-        self._due_after: dict[int, tuple[int, int]] = {}
-        self._due_top: dict[int, tuple[int, int]] = {}
+        self._due_after: dict[tuple[int, int], tuple[int, int]] = {}
+        self._due_top: dict[tuple[int, int], tuple[int, int]] = {}
         self._behind: set[tuple[int, int]] = set()
-        self._due_behind: set[int] = set()
+        self._due_behind: set[tuple[int, int]] = set()
+        self._aged: dict[tuple[int, int], int] = {}
         self._turned = 0
         self._sequence_seen: int | None = None
         self._turned_since_look = False
@@ -72,6 +76,8 @@ class Lanes:
         start = self._turned % len(self.slots) if self.slots else 0
         turned = self.slots[start:] + self.slots[:start]
         self._plan = [(priority, slot) for priority in self._priorities for slot in turned]
+        if self._aged:
+            self._plan.sort(key=lambda lane: -(lane[0] + self._aged.get(lane, 0)))
         after = self._after
         return (
             [slot for _, slot in self._plan],
@@ -79,11 +85,15 @@ class Lanes:
             [after.get(lane, 0) for lane in self._plan],
         )
 
-    def plan_due(self) -> tuple[list[int], list[int], list[int]]:
-        """(slots, cursor times in µs, cursor ids) of the rows with a time."""
+    def age(self, waited: Iterable[tuple[int, int, float]], ageing_s: float) -> None:
+        """Reads lanes earlier whose oldest job has waited: (slot, priority, seconds), a point each `ageing_s`."""
+        self._aged = {(priority, slot): int(seconds / ageing_s) for slot, priority, seconds in waited}
+
+    def due_cursors(self) -> tuple[list[int], list[int]]:
+        """(times in µs, ids) behind which the rows with a time go on, for the lanes of the last plan."""
         first = _DUE_FIRST
-        cursors = [self._due_after.get(slot, first) for slot in self.slots]
-        return self.slots, [at for at, _ in cursors], [id_ for _, id_ in cursors]
+        cursors = [self._due_after.get(lane, first) for lane in self._plan]
+        return [at for at, _ in cursors], [id_ for _, id_ in cursors]
 
     def gaps(self) -> tuple[list[int], list[int]]:
         """Open intervals (above, below) of priorities that have no lane yet."""
@@ -99,7 +109,7 @@ class Lanes:
         self._turned_since_look = True
         after, last = self._after, None
         ready = due = 0
-        due_last: dict[int, tuple[int, int]] = {}
+        due_last: tuple[int, int] | None = None
         for row in rows:
             run_at = row[Row.RUN_AT]
             if run_at is None:
@@ -108,16 +118,13 @@ class Lanes:
                 after[last] = row[Row.ID]
             else:
                 due += 1
-                due_last[row[Row.SLOT]] = (run_at, row[Row.ID])
+                due_last = (row[Row.PRIORITY], row[Row.SLOT])
+                self._due_after[due_last] = (run_at, row[Row.ID])
         if self._behind:
-            self._catch_up(last if ready >= limit else None)
-        for slot, cursor in due_last.items():
-            self._due_after[slot] = cursor
-        if self._due_behind and due < limit:
-            for slot in self._due_behind:
-                first = _DUE_FIRST
-                self._due_after[slot] = max(self._due_after.get(slot, first), self._due_top.get(slot, first))
-            self._due_behind.clear()
+            self._catch_up(last if ready >= limit else None, after, self._top, self._behind, 0)
+        if self._due_behind:
+            reached = due_last if due >= limit else None
+            self._catch_up(reached, self._due_after, self._due_top, self._due_behind, _DUE_FIRST)
         return ready >= limit or due >= limit
 
     def look(self, sequence: int, oldest_xid: int, next_xid: int, *, late: bool) -> None:
@@ -154,11 +161,11 @@ class Lanes:
 
     def rewind_due(self, slots: Iterable[int]) -> None:
         """Reads the due rows of these slots from the oldest on."""
-        for slot in slots:
-            cursor = self._due_after.pop(slot, None)
-            if cursor is not None:
-                self._due_top[slot] = max(cursor, self._due_top.get(slot, cursor))
-                self._due_behind.add(slot)
+        chosen = set(slots)
+        for lane in [lane for lane in self._due_after if lane[1] in chosen]:
+            cursor = self._due_after.pop(lane)
+            self._due_top[lane] = max(cursor, self._due_top.get(lane, cursor))
+            self._due_behind.add(lane)
 
     def newest_beyond_floor(self) -> int:
         """How many ids lie between the floor and the furthest cursor: what going back to the floor may cost."""
@@ -169,25 +176,32 @@ class Lanes:
         self._after[lane] = after
         self._behind.add(lane)
 
-    def _catch_up(self, partial: tuple[int, int] | None) -> None:
+    def _catch_up(
+        self,
+        partial: tuple[int, int] | None,
+        after: dict[tuple[int, int], Cursor],
+        top: dict[tuple[int, int], Cursor],
+        behind: set[tuple[int, int]],
+        first: Cursor,
+    ) -> None:
         """Lanes that were read to their end go on from where they had been; `partial` is where a limit stopped us."""
         for lane in self._plan:
             if lane == partial:
-                if self._after[lane] >= self._top.get(lane, 0):
-                    self._behind.discard(lane)
+                if after[lane] >= top.get(lane, first):
+                    behind.discard(lane)
                 return
-            if lane in self._behind:
-                self._after[lane] = max(self._after[lane], self._top.get(lane, 0))
-                self._behind.discard(lane)
+            if lane in behind:
+                after[lane] = max(after.get(lane, first), top.get(lane, first))
+                behind.discard(lane)
 
     def _restart(self, lane: tuple[int, int]) -> None:
         self._after.pop(lane, None)
         self._top.pop(lane, None)
         self._behind.discard(lane)
+        self._due_after.pop(lane, None)
+        self._due_top.pop(lane, None)
+        self._due_behind.discard(lane)
 
     def _forget(self, slot: int) -> None:
-        for lane in [lane for lane in self._after if lane[1] == slot]:
+        for lane in [lane for lane in {*self._after, *self._due_after, *self._due_top} if lane[1] == slot]:
             self._restart(lane)
-        self._due_after.pop(slot, None)
-        self._due_top.pop(slot, None)
-        self._due_behind.discard(slot)

@@ -29,13 +29,16 @@ class Again(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A job that ended without completing."""
+    """A job that ended without completing, or that completed with an output."""
 
     id: int
     revision: int
     began: float
     outcome: str
-    error: str
+    error: str | None
+    output: str | None = None
+    started: bool = True
+    """False: it was cancelled before it ran, so no attempt is counted."""
 
 
 class Outcomes:

@@ -47,7 +47,12 @@ class Look(NamedTuple):
     alive: bool
     shards: int
     free_slots: int
+    permits: int
+    free_permits: int
     paused: bool
+    limits: str | None
+    keep_hours: str | None
+    cancels: list[int]
     sequence: int
     now_us: int
     oldest_xid: int
@@ -55,6 +60,7 @@ class Look(NamedTuple):
     ready: bool
     late: bool
     due: bool
+    due_late: bool
     next_due_us: int | None
     gap_priority: int | None
 
@@ -70,16 +76,16 @@ class Protocol:
         queue: str,
         channel: str,
         reply_timeout_s: float,
-        keep: Sequence[str],
     ) -> None:
         self._sql = statements
         self._shard = shard
         self._queue = queue
         self._channel = channel
         self._reply_timeout_s = reply_timeout_s + REPLY_GRACE_S
-        self._keep = list(keep)
         self._turn = clock.monotonic_ns()
         self._since = 0
+        self.keep_completed_hours = 0.0
+        """How long the turn keeps completed jobs, in hours; 0 writes no history. A look says it."""
         self.conn: AsyncConnection | None = None
 
     async def register(self, process: str) -> None:
@@ -104,7 +110,7 @@ class Protocol:
         """Acknowledges `done` and claims up to `limit` ready and `limit` due rows; `held` is what the shard keeps."""
         now = clock.monotonic()
         slots, priorities, after = lanes.plan() if limit else ([], [], [])
-        due_slots, due_at, due_id = lanes.plan_due() if limit else ([], [], [])
+        due_at, due_id = lanes.due_cursors() if limit else ([], [])
         self._turn += 1
         rows = await self._send(
             "turn",
@@ -112,11 +118,10 @@ class Protocol:
             done_ids=BigIntArray(done.done_ids),
             done_revisions=BigIntArray(done.done_revisions),
             done_ago_us=BigIntArray([int((now - began) * 1e6) for began in done.done_began]),
-            keep="completed" in self._keep,
+            keep_hours=self.keep_completed_hours,
             lane_slots=BigIntArray(slots),
             lane_priorities=BigIntArray(priorities),
             lane_after=BigIntArray(after),
-            due_slots=BigIntArray(due_slots),
             due_after_us=BigIntArray(due_at),
             due_after_id=BigIntArray(due_id),
             exclude=BigIntArray(exclude),
@@ -137,12 +142,15 @@ class Protocol:
     async def look(self, lanes: Lanes, exclude: list[int]) -> Look:
         """Looks for work and at the lease without writing. Raises Fenced."""
         slots, priorities, after = lanes.plan()
+        due_at, due_id = lanes.due_cursors()
         above, below = lanes.gaps()
         rows = await self._send(
             "peek",
             lane_slots=BigIntArray(slots),
             lane_priorities=BigIntArray(priorities),
             lane_after=BigIntArray(after),
+            due_after_us=BigIntArray(due_at),
+            due_after_id=BigIntArray(due_id),
             slots=BigIntArray(lanes.slots),
             gap_above=BigIntArray(above),
             gap_below=BigIntArray(below),
@@ -183,7 +191,56 @@ class Protocol:
         """(id, slot, priority) of those jobs that are still unfinished."""
         return await self._send("remaining", ids=BigIntArray(ids))
 
-    async def complete_tx(self, conn: AsyncConnection, *, job_id: int, revision: int, ago_us: int) -> bool:
+    async def take_permits(self, count: int, total: int) -> list[int]:
+        """Takes up to `count` free permits of `total`; returns all that it owns then."""
+        await self._send("permits_take", n=count, total=total)
+        return await self.owned_permits()
+
+    async def owned_permits(self) -> list[int]:
+        """The permits that the table says are ours."""
+        return [permit for (permit,) in await self._send("permits_owned")]
+
+    async def release_permits(self, permits: Sequence[int], total: int) -> None:
+        """Gives permits up and wakes the queue's other shards."""
+        await self._send("permits_release", permits=BigIntArray(list(permits)), total=total, channel=self._channel)
+
+    async def sync_permits(self, total: int | None) -> None:
+        """Makes the queue's permits as many as its limit over all hosts."""
+        await self._send("sync_permits", total=total)
+
+    async def cancels(self) -> list[tuple[int, str]]:
+        """(id, reason) of the cancellations of this queue that wait for their owner."""
+        return await self._send("cancels")
+
+    async def ages(self, lanes: Lanes) -> list[tuple[int, int, float]]:
+        """(slot, priority, seconds that the oldest waiting job of that lane has waited), for lanes that have one."""
+        slots, priorities, after = lanes.plan()
+        due_at, due_id = lanes.due_cursors()
+        return await self._send(
+            "ages",
+            lane_slots=BigIntArray(slots),
+            lane_priorities=BigIntArray(priorities),
+            lane_after=BigIntArray(after),
+            due_after_us=BigIntArray(due_at),
+            due_after_id=BigIntArray(due_id),
+        )
+
+    async def write_progress(self, items: Sequence[tuple[int, float, str | None]]) -> None:
+        """Writes how far running jobs are: (id, fraction, note)."""
+        await self._send(
+            "progress_write",
+            ids=BigIntArray([job_id for job_id, _, _ in items]),
+            fractions=[fraction for _, fraction, _ in items],
+            notes=[note for _, _, note in items],
+        )
+
+    async def forget_progress(self, ids: Sequence[int]) -> None:
+        """Removes the progress of jobs that do not run any more."""
+        await self._send("progress_forget", ids=BigIntArray(list(ids)))
+
+    async def complete_tx(
+        self, conn: AsyncConnection, *, job_id: int, revision: int, ago_us: int, output: str | None = None
+    ) -> bool:
         """Completes a job in the caller's transaction; False when the lease is lost."""
         cursor = await conn.execute(
             self._sql["complete_tx"],
@@ -192,7 +249,7 @@ class Protocol:
                 "id": job_id,
                 "revision": revision,
                 "ago_us": ago_us,
-                "keep": "completed" in self._keep,
+                "output": output,
             },
         )
         return await cursor.fetchone() is not None
@@ -214,7 +271,8 @@ class Protocol:
             "ago_us": BigIntArray([int((now - item.began) * 1e6) for item in items]),
             "outcomes": [item.outcome for item in items],
             "errors": [item.error for item in items],
-            "keep": self._keep,
+            "outputs": [item.output for item in items],
+            "started": [item.started for item in items],
         }
 
     async def _settle(self, name: str, items: list[Any], columns: Any) -> None:
@@ -233,7 +291,10 @@ class Protocol:
                 return
             if items[0].error == _UNSTORABLE:
                 raise
-            await self._settle(name, [items[0]._replace(error=_UNSTORABLE)], columns)
+            cleaned = items[0]._replace(error=_UNSTORABLE)
+            await self._settle(
+                name, [cleaned._replace(output=None) if isinstance(cleaned, Ended) else cleaned], columns
+            )
             return
         if not rows:
             raise Fenced

@@ -45,7 +45,6 @@ async def rescue(
     started: Sequence[tuple[int, int]],
     reason: str,
     deaths_max: int,
-    keep: bool,
     suspect_rest: bool,
 ) -> Rescued | None:
     """Rescues one shard; None when it is gone already.
@@ -54,7 +53,6 @@ async def rescue(
         started: (job id, attempt) of the jobs that had started.
         reason: becomes the error of their attempt.
         deaths_max: a job whose deaths reach this is discarded as poison.
-        keep: write discarded jobs to the history.
         suspect_rest: nobody could see what had started last, so the rest of the claim gets a death (no attempt).
     """
     async with conn.transaction():
@@ -71,7 +69,6 @@ async def rescue(
                     "started_attempts": [attempt for _, attempt in started],
                     "reason": reason,
                     "deaths_max": deaths_max,
-                    "keep": keep,
                     "suspect_rest": suspect_rest,
                     "channel": wake.channel(statements.schema, queue),
                 },

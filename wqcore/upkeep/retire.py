@@ -1,78 +1,61 @@
-"""Retention: history has a partition per outcome and day; old ones are dropped, coming ones are made in advance.
+"""Retention: history has a partition for each day on which rows expire; past ones are dropped, coming ones made ahead.
 
-Dropping a table costs the same for ten rows and ten million, and leaves nothing for autovacuum. Days are UTC, by the
-database's clock. A partition that could not be made in time is no loss: rows of that day go to the outcome's `_other`
-partition, which is emptied by age. Several keepers may do this at once; each step is `if exists` or `if not exists`.
+Each row carries its own expiry, from the retention of its queue and outcome, and dropping a table costs the same for
+ten rows and ten million, and leaves nothing for autovacuum. Days are UTC, by the database's clock. A partition that
+could not be made in time is no loss: rows of that day go to `history_other`, which is emptied by age. Several keepers
+may do this at once; each step is `if exists` or `if not exists`. A crash between two steps leaves whole steps.
 """
 
 from __future__ import annotations
-
-import datetime as dt
 
 import psycopg
 from psycopg import sql
 
 from wqcore.db.connect import AsyncConnection
 from wqcore.db.statements import Statements
-from wqcore.settings import Retention
 
-DAYS_AHEAD = 2
 LOCK_TIMEOUT_MS = 1000
 
 
-async def retire(conn: AsyncConnection, statements: Statements, retention: Retention) -> list[str]:
-    """Makes the partitions of today and the next days, drops expired ones; returns what it did, a line each.
+async def retire(conn: AsyncConnection, statements: Statements) -> list[str]:
+    """Makes the partitions of the days to come, drops those whose rows have expired; returns what it did, a line each.
 
     A step that cannot get its lock within a second is left for the next time.
     """
-    row = await (await conn.execute("select (now() at time zone 'UTC')::date")).fetchone()
-    today: dt.date = row[0] if row else dt.date.min
-    cursor = await conn.execute(statements["history_partitions"], {"schema": statements.schema})
-    present = {name for (name,) in await cursor.fetchall()}
-    hours = {
-        "completed": retention.completed_hours,
-        "cancelled": retention.cancelled_hours,
-        "discarded": retention.discarded_hours,
-    }
     said = []
-    for outcome, kept_hours in hours.items():
-        for ahead in range(DAYS_AHEAD + 1):
-            day = today + dt.timedelta(days=ahead)
-            name = f"history_{outcome}_{day:%Y%m%d}"
-            if name not in present and await _try(conn, _create(statements.schema, outcome, name, day)):
-                said.append(f"made {name}")
-        oldest = today - dt.timedelta(days=max(1, -(-kept_hours // 24)))
-        for name in sorted(present):
-            if name.startswith(f"history_{outcome}_") and name[-8:] < f"{oldest:%Y%m%d}":
-                drop = sql.SQL("drop table if exists {}").format(sql.Identifier(statements.schema, name))
-                if await _try(conn, drop):
-                    said.append(f"dropped {name}")
-        await conn.execute(
-            sql.SQL("delete from {} where finished_at < now() - %s * interval '1 hour'").format(
-                sql.Identifier(statements.schema, f"history_{outcome}_other")
-            ),
-            (max(kept_hours, 1),),
-        )
+    async with conn.transaction():
+        await conn.execute(_lock_timeout())
+        made = await conn.execute(statements["make_partitions"])
+        said += [f"made {name}" for (name,) in await made.fetchall()]
+    cursor = await conn.execute(statements["history_partitions"], {"schema": statements.schema})
+    for name, today in sorted(await cursor.fetchall()):
+        if name < f"history_{today}" and await _drop(conn, statements, name):
+            said.append(f"dropped {name}")
+    await conn.execute(statements["history_other_expire"])
+    await conn.execute(statements["forget_orphans"])
     return said
 
 
-def _create(schema: str, outcome: str, name: str, day: dt.date) -> sql.Composed:
-    return sql.SQL("create table if not exists {} partition of {} for values from ({}) to ({})").format(
-        sql.Identifier(schema, name),
-        sql.Identifier(schema, f"history_{outcome}"),
-        sql.Literal(f"{day}T00:00:00Z"),
-        sql.Literal(f"{day + dt.timedelta(days=1)}T00:00:00Z"),
+async def _drop(conn: AsyncConnection, statements: Statements, name: str) -> bool:
+    """Drops a partition, after it has written down up to which transaction readers of outcomes may miss rows."""
+    table = sql.Identifier(statements.schema, name)
+    note = sql.SQL("update {expired} set xid = greatest(xid, (select coalesce(max(xid), 0) from {table}))").format(
+        expired=sql.Identifier(statements.schema, "expired"), table=table
     )
+    return await _try(conn, note, sql.SQL("drop table if exists {}").format(table))
 
 
-async def _try(conn: AsyncConnection, statement: sql.Composed) -> bool:
-    """Runs one step; False when another keeper or a long reader was in the way."""
+def _lock_timeout() -> sql.Composed:
+    return sql.SQL("set local lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS))
+
+
+async def _try(conn: AsyncConnection, *steps: sql.Composed) -> bool:
+    """Runs the statements of one step; False when another keeper or a long reader was in the way."""
     try:
         async with conn.transaction():
-            await conn.execute(sql.SQL("set local lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
-            await conn.execute(statement)
-    except (psycopg.errors.LockNotAvailable, psycopg.errors.DuplicateTable, psycopg.errors.UniqueViolation):
-        return False
-    except psycopg.errors.CheckViolation:  # the `_other` partition holds rows of that day; they stay there
+            await conn.execute(_lock_timeout())
+            for step in steps:
+                await conn.execute(step)
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.UndefinedTable):
         return False
     return True

@@ -7,13 +7,12 @@ with me as materialized (
 ),
 done as (
     delete from {schema}.job j using me where j.id = %(id)s and j.revision = %(revision)s
-    returning j.*
+    returning j as job, j.attempt
 ),
 kept as (
-    insert into {schema}.history (id, queue, kind, outcome, priority, attempt, max_attempts, deaths, shard, serial_key,
-                                  job_key, created_at, attempted_at, finished_at, args, metadata, errors)
-    select id, queue, kind, 'completed', priority, attempt + 1, max_attempts, deaths, %(shard)s, serial_key, job_key,
-           created_at, now() - %(ago_us)s * interval '1 microsecond', clock_timestamp(), args, metadata, errors
-      from done where %(keep)s
+    insert into {schema}.history
+    select e.* from done cross join lateral {schema}.ending(
+        job, 'completed', attempt + 1, %(shard)s, now() - %(ago_us)s * interval '1 microsecond', null,
+        %(output)s::json, 10) as e
 )
 select me.id, (select count(*) from done) from me

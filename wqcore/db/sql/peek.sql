@@ -1,50 +1,71 @@
--- Looks without touching: is there work for this shard, is its lease alive, does it have its share of slots?
+-- Looks without touching: is there work for this shard, is its lease alive, does it have its share, what was changed?
 -- Promises: writes and locks nothing, so an idle queue costs no WAL.
--- Rides: job_ready and job_due, a bounded probe per lane; shard_pkey, slot_pkey, claim_pkey.
+-- Rides: job_ready and job_due, a bounded probe per lane; shard_pkey, slot_pkey, permit_pkey, claim_pkey.
 -- Repeatable: yes.
 -- `late` asks whether a row between the floor and the cursor is unclaimed: one whose transaction committed late.
+-- `due_late` asks the same of rows with a time: one that was changed to a time before the cursor.
 -- `gap_priority` finds a priority that has work but no lane yet.
+with lane as materialized (
+    select slot::smallint, priority::smallint, after,
+           timestamptz '2000-01-01 00:00:00+00' + due_us * interval '1 microsecond' as due_after, due_id
+      from unnest(%(lane_slots)s::bigint[], %(lane_priorities)s::bigint[], %(lane_after)s::bigint[],
+                  %(due_after_us)s::bigint[], %(due_after_id)s::bigint[]) as l (slot, priority, after, due_us, due_id)
+),
+gap as materialized (
+    select slot::smallint, above::smallint, below::smallint
+      from unnest(%(slots)s::bigint[]) as slot
+     cross join unnest(%(gap_above)s::bigint[], %(gap_below)s::bigint[]) as g (above, below)
+),
+left_out as materialized (select unnest(%(exclude)s::bigint[]) as id)
 select exists (select from {schema}.shard where id = %(shard)s) as alive,
        (select count(*) from {schema}.shard where queue = %(queue)s) as shards,
        (select count(*) from {schema}.slot where queue = %(queue)s and shard is null) as free_slots,
-       coalesce((select paused_at is not null from {schema}.queue where name = %(queue)s), false) as paused,
+       (select count(*) from {schema}.permit where queue = %(queue)s) as permits,
+       (select count(*) from {schema}.permit where queue = %(queue)s and shard is null) as free_permits,
+       q.paused_at is not null as paused,
+       q.limits::text as limits,
+       q.keep_hours::text as keep_hours,
+       array(select job from {schema}.cancel_request where queue = %(queue)s order by job limit 1000) as cancels,
        (select last_value from {schema}.job_id_seq) as sequence,
        (extract(epoch from now() - timestamptz '2000-01-01 00:00:00+00') * 1000000)::bigint as now_us,
        pg_snapshot_xmin(pg_current_snapshot())::text::bigint as oldest_xid,
        pg_snapshot_xmax(pg_current_snapshot())::text::bigint as next_xid,
-       exists (select from unnest(%(lane_slots)s::bigint[], %(lane_priorities)s::bigint[], %(lane_after)s::bigint[])
-                           as lane (slot, priority, after)
-                cross join lateral (
+       exists (select from lane l cross join lateral (
                     select from {schema}.job
-                     where queue = %(queue)s and slot = lane.slot::smallint and priority = lane.priority::smallint
-                       and run_at is null and (id + 0) > lane.after
-                       and id not in (select unnest(%(exclude)s::bigint[]))
+                     where queue = %(queue)s and slot = l.slot and priority = l.priority and run_at is null
+                       and (id + 0) > l.after and id not in (select id from left_out)
                      order by (id + 0) limit 1) j) as ready,
-       exists (select from unnest(%(lane_slots)s::bigint[], %(lane_priorities)s::bigint[], %(lane_after)s::bigint[])
-                           as lane (slot, priority, after)
-                cross join lateral (
+       exists (select from lane l cross join lateral (
                     select from {schema}.job
-                     where queue = %(queue)s and slot = lane.slot::smallint and priority = lane.priority::smallint
-                       and run_at is null and (id + 0) > %(floor)s and (id + 0) <= lane.after
-                       and id not in (select unnest(%(exclude)s::bigint[]))
+                     where queue = %(queue)s and slot = l.slot and priority = l.priority and run_at is null
+                       and (id + 0) > %(floor)s and (id + 0) <= l.after and id not in (select id from left_out)
                      order by (id + 0) limit 1) j) as late,
-       exists (select from unnest(%(slots)s::bigint[]) as lane (slot)
-                cross join lateral (
+       exists (select from lane l cross join lateral (
                     select from {schema}.job
-                     where queue = %(queue)s and slot = lane.slot::smallint and run_at is not null and run_at <= now()
-                       and id not in (select unnest(%(exclude)s::bigint[]))
+                     where queue = %(queue)s and slot = l.slot and priority = l.priority and run_at is not null
+                       and run_at <= now() and (run_at, id) > (l.due_after, l.due_id)
+                       and id not in (select id from left_out)
                      order by run_at, id limit 1) j) as due,
+       exists (select from lane l cross join lateral (
+                    select from {schema}.job
+                     where queue = %(queue)s and slot = l.slot and priority = l.priority and run_at is not null
+                       and (run_at, id) <= (l.due_after, l.due_id) and id not in (select id from left_out)
+                     order by run_at, id limit 1) j) as due_late,
        (select (extract(epoch from min(j.run_at) - now()) * 1000000)::bigint
-          from unnest(%(slots)s::bigint[]) as lane (slot)
-         cross join lateral (
+          from lane l cross join lateral (
             select run_at from {schema}.job
-             where queue = %(queue)s and slot = lane.slot::smallint and run_at is not null and run_at > now()
+             where queue = %(queue)s and slot = l.slot and priority = l.priority and run_at is not null
+               and run_at > now()
              order by run_at, id limit 1) j) as next_due_us,
-       (select max(j.priority)
-          from unnest(%(slots)s::bigint[]) as lane (slot)
-         cross join unnest(%(gap_above)s::bigint[], %(gap_below)s::bigint[]) as gap (above, below)
-         cross join lateral (
-            select priority from {schema}.job
-             where queue = %(queue)s and slot = lane.slot::smallint and run_at is null
-               and priority < gap.below::smallint and priority > gap.above::smallint
-             order by priority desc, (id + 0) limit 1) j) as gap_priority
+       greatest(
+           (select max(j.priority) from gap g cross join lateral (
+                select priority from {schema}.job
+                 where queue = %(queue)s and slot = g.slot and run_at is null
+                   and priority < g.below and priority > g.above
+                 order by priority desc, (id + 0) limit 1) j),
+           (select max(j.priority) from gap g cross join lateral (
+                select priority from {schema}.job
+                 where queue = %(queue)s and slot = g.slot and run_at is not null
+                   and priority < g.below and priority > g.above
+                 order by priority desc, run_at, id limit 1) j)) as gap_priority
+  from (values (1)) as one left join {schema}.queue q on q.name = %(queue)s

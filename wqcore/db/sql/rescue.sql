@@ -1,8 +1,9 @@
 -- Second half of a rescue, with a snapshot taken after the fence: gives the jobs of a dead shard back.
 -- Promises: jobs that had started are charged an attempt and a death and run again now, or are discarded when either is
---   used up; the rest of the claim is untouched (or gets a death only, when nobody could see what had started).
--- Rides: claim_pkey, slot_shard, job_pkey. Locks: jobs in id order. Repeatable: a second rescue finds no claim;
---   the attempt guard keeps a job from being charged twice.
+--   used up (cancelled when somebody had asked for it); the rest of the claim is untouched (or gets a death only, when
+--   nobody could see what had started).
+-- Rides: claim_pkey, slot_shard, permit_shard, job_pkey. Locks: jobs in id order. Repeatable: a second rescue finds no
+--   claim; the attempt guard keeps a job from being charged twice.
 with newest as materialized (
     select ids from {schema}.claim where shard = %(shard)s order by turn desc limit 1
 ),
@@ -12,32 +13,40 @@ dropped as (
 freed as (
     update {schema}.slot set shard = null where shard = %(shard)s
 ),
+permitted as (
+    update {schema}.permit set shard = null where shard = %(shard)s
+),
 charged as materialized (
-    select j.id, j.attempt + 1 >= j.max_attempts as no_attempts, j.deaths + 1 >= %(deaths_max)s as poison
+    select j.id, j.attempt + 1 >= j.max_attempts as no_attempts, j.deaths + 1 >= %(deaths_max)s as poison, c.reason
       from unnest(%(started_ids)s::bigint[], %(started_attempts)s::bigint[]) as s (id, attempt)
       join {schema}.job j on j.id = s.id and j.attempt = s.attempt
+      left join {schema}.cancel_request c on c.job = j.id
      order by j.id
        for update of j
 ),
 ended as (
-    delete from {schema}.job j using charged c where j.id = c.id and (c.no_attempts or c.poison)
-    returning j.*, c.poison
+    delete from {schema}.job j using charged c
+     where j.id = c.id and (c.no_attempts or c.poison or c.reason is not null)
+    returning j as job, j.id, j.attempt, j.deaths, c.poison, c.reason
+),
+answered as (
+    delete from {schema}.cancel_request c using ended where c.job = ended.id
 ),
 kept as (
-    insert into {schema}.history (id, queue, kind, outcome, priority, attempt, max_attempts, deaths, shard, serial_key,
-                                  job_key, created_at, attempted_at, finished_at, args, metadata, errors)
-    select id, queue, kind, 'discarded', priority, attempt + 1, max_attempts, deaths + 1, %(shard)s, serial_key,
-           job_key, created_at, null, now(), args, metadata,
-           coalesce(errors, '[]') || jsonb_build_object('attempt', attempt + 1, 'at', now(), 'error', %(reason)s::text
-               || case when poison then ' (discarded as poison after ' || (deaths + 1) || ' deaths)' else '' end)
-      from ended where %(keep)s
+    insert into {schema}.history
+    select e.* from ended cross join lateral {schema}.ending(
+        jsonb_populate_record(job, jsonb_build_object('deaths', deaths + 1)),
+        case when reason is null then 'discarded' else 'cancelled' end, attempt + 1, %(shard)s, null,
+        jsonb_build_object('attempt', attempt + 1, 'error', coalesce(reason || ': ', '') || %(reason)s::text
+            || case when poison then ' (discarded as poison after ' || (deaths + 1) || ' deaths)' else '' end),
+        null, 10) as e
 ),
 again as (
     update {schema}.job j
        set attempt = attempt + 1, deaths = deaths + 1, run_at = now(),
            errors = coalesce(errors, '[]')
                || jsonb_build_object('attempt', attempt + 1, 'at', now(), 'error', %(reason)s::text)
-      from charged c where j.id = c.id and not (c.no_attempts or c.poison)
+      from charged c where j.id = c.id and not (c.no_attempts or c.poison or c.reason is not null)
     returning j.id
 ),
 rest as (

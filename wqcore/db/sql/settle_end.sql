@@ -1,4 +1,5 @@
--- Writes the outcome of jobs that end without completing: discarded and cancelled.
+-- Writes the outcome of jobs that end otherwise than by completing without an output: discarded, cancelled, completed
+-- with an output.
 -- Promises: fenced like the turn; the row leaves `job` and enters `history` in one statement.
 -- Rides: shard_pkey, job_pkey. Locks: the shard's row, then the jobs. Repeatable: yes.
 with me as materialized (
@@ -7,17 +8,19 @@ with me as materialized (
 done as (
     delete from {schema}.job j
      using me, unnest(%(ids)s::bigint[], %(revisions)s::bigint[], %(ago_us)s::bigint[], %(outcomes)s::text[],
-                      %(errors)s::text[]) as f (id, revision, ago_us, outcome, error)
+                      %(errors)s::text[], %(outputs)s::text[], %(started)s::boolean[])
+               as f (id, revision, ago_us, outcome, error, output, started)
      where j.id = f.id and j.revision = f.revision
-    returning j.*, f.ago_us, f.outcome, f.error
+    returning j as job, j.id, j.attempt, f.ago_us, f.outcome, f.error, f.output, f.started
+),
+answered as (
+    delete from {schema}.cancel_request c using done where c.job = done.id
 ),
 kept as (
-    insert into {schema}.history (id, queue, kind, outcome, priority, attempt, max_attempts, deaths, shard, serial_key,
-                                  job_key, created_at, attempted_at, finished_at, args, metadata, errors)
-    select id, queue, kind, outcome, priority, attempt + 1, max_attempts, deaths, %(shard)s, serial_key, job_key,
-           created_at, now() - ago_us * interval '1 microsecond', now(), args, metadata,
-           case when jsonb_array_length(errors) >= %(errors_kept)s then errors - 0 else coalesce(errors, '[]') end
-               || (error::jsonb || jsonb_build_object('at', now()))
-      from done where outcome = any(%(keep)s::text[])
+    insert into {schema}.history
+    select e.* from done cross join lateral {schema}.ending(
+        job, outcome, attempt + started::integer, %(shard)s,
+        case when started then now() - ago_us * interval '1 microsecond' end, error::jsonb, output::json,
+        %(errors_kept)s) as e
 )
 select me.id, (select count(*) from done) from me

@@ -7,7 +7,8 @@
 -- Repeatable: yes. Deleted jobs stay deleted, and what a lost reply claimed is claimed again.
 -- Zero rows back means: fenced.
 with me as materialized (
-    select id, case when %(durable)s then '' else set_config('synchronous_commit', 'off', true) end as commit_mode
+    select id, case when %(durable)s then '' else set_config('synchronous_commit', 'off', true) end as commit_mode,
+           case when %(durable)s then pg_current_xact_id()::text::bigint end as xid
       from {schema}.shard where id = %(shard)s for no key update
 ),
 done as (
@@ -16,14 +17,16 @@ done as (
                as f (id, revision, ago_us)
      where j.id = f.id and j.revision = f.revision
     returning j.id, j.queue, j.kind, j.priority, j.attempt, j.max_attempts, j.deaths, j.serial_key, j.job_key,
-              j.created_at, j.args, j.metadata, j.errors, f.ago_us
+              j.unique_key, j.created_at, j.args, j.metadata, j.errors, f.ago_us
 ),
 kept as (
     insert into {schema}.history (id, queue, kind, outcome, priority, attempt, max_attempts, deaths, shard, serial_key,
-                                  job_key, created_at, attempted_at, finished_at, args, metadata, errors)
-    select id, queue, kind, 'completed', priority, attempt + 1, max_attempts, deaths, %(shard)s, serial_key, job_key,
-           created_at, now() - ago_us * interval '1 microsecond', now(), args, metadata, errors
-      from done where %(keep)s
+                                  job_key, unique_key, created_at, attempted_at, finished_at, expires_at, xid, args,
+                                  metadata, errors)
+    select d.id, queue, kind, 'completed', priority, attempt + 1, max_attempts, deaths, %(shard)s, serial_key, job_key,
+           unique_key, created_at, now() - ago_us * interval '1 microsecond', now(),
+           now() + %(keep_hours)s::float8 * interval '1 hour', me.xid, args, metadata, errors
+      from done d, me where %(keep_hours)s::float8 > 0
 ),
 ready as (
     select j.*
@@ -45,13 +48,14 @@ ready as (
 due as (
     select j.*
       from me
-     cross join unnest(%(due_slots)s::bigint[], %(due_after_us)s::bigint[], %(due_after_id)s::bigint[])
-                as lane (slot, after_us, after_id)
+     cross join unnest(%(lane_slots)s::bigint[], %(lane_priorities)s::bigint[], %(due_after_us)s::bigint[],
+                       %(due_after_id)s::bigint[]) as lane (slot, priority, after_us, after_id)
      cross join lateral (
         select id, slot, priority, kind, revision, attempt, max_attempts, deaths, serial_key, run_at, created_at, args,
                metadata
           from {schema}.job
-         where queue = %(queue)s and slot = lane.slot::smallint and run_at is not null and run_at <= now()
+         where queue = %(queue)s and slot = lane.slot::smallint and priority = lane.priority::smallint
+           and run_at is not null and run_at <= now()
            and (run_at, id) > (timestamptz '2000-01-01 00:00:00+00' + lane.after_us * interval '1 microsecond',
                                lane.after_id)
            and id not in (select unnest(%(exclude)s::bigint[]))

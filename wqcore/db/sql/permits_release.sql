@@ -1,0 +1,15 @@
+-- A shard gives permits up and wakes those that want one. Promises: fenced.
+-- Locks: the shard's row, then the permits. Repeatable: yes.
+with me as materialized (
+    select id from {schema}.shard where id = %(shard)s for no key update
+),
+surplus as (
+    delete from {schema}.permit p using me
+     where p.shard = me.id and p.queue = %(queue)s and p.permit = any(%(permits)s::bigint[]) and p.permit >= %(total)s
+),
+freed as (
+    update {schema}.permit p set shard = null from me
+     where p.shard = me.id and p.queue = %(queue)s and p.permit = any(%(permits)s::bigint[]) and p.permit < %(total)s
+    returning p.permit
+)
+select count(*), pg_notify(%(channel)s, 'slots') from freed
