@@ -45,7 +45,7 @@ class Kind:
         args_type: type[msgspec.Struct],
         *,
         queue: str,
-        serial_key: SerialKey | None,
+        serial_key: str | SerialKey | None,
         priority: int,
         max_attempts: int,
         timeout_s: float,
@@ -56,7 +56,8 @@ class Kind:
         self.name = name
         self.args_type = args_type
         self.queue = queue
-        self.serial_key = serial_key
+        self.serial_key = _key_function(serial_key, args_type)
+        self.serial_key_template = serial_key if isinstance(serial_key, str) else None
         self.priority = priority
         self.max_attempts = max_attempts
         self.timeout_s = timeout_s
@@ -69,6 +70,27 @@ class Kind:
 
     def __repr__(self) -> str:
         return f"<Kind {self.name} → {self.queue}>"
+
+    def described(self, *, args_bytes_max: int) -> list[dict[str, Any]]:
+        """The parameters of `sync_kind.sql`: what a caller without this type must know to insert a job of it."""
+        fields = msgspec.structs.fields(self.args_type)
+        wire = {field.name: field.encode_name for field in fields}
+        template = self.serial_key_template
+        return [
+            {
+                "name": self.name,
+                "stands_for": self.name,
+                "queue": self.queue,
+                "priority": self.priority,
+                "max_attempts": self.max_attempts,
+                "serial_key": template and re.sub(r"{(\w+)}", lambda found: f"{{{wire[found[1]]}}}", template),
+                "serial_key_is_code": self.serial_key is not None and template is None,
+                "unique_by": self.unique.spec(self.args_type) if self.unique else None,
+                "required": [field.encode_name for field in fields if field.required],
+                "args_bytes_max": args_bytes_max,
+                "planned": self.planned,
+            }
+        ]
 
 
 class Catalog:
@@ -202,7 +224,7 @@ def kind(
                 name or args_type.__name__,
                 args_type,
                 queue=queue,
-                serial_key=_key_function(serial_key, args_type),
+                serial_key=serial_key,
                 priority=priority,
                 max_attempts=max_attempts,
                 timeout_s=timeout_s,

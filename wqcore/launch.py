@@ -6,14 +6,14 @@ Everything that needs a connection happens here and is closed before the master 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import msgspec
 from msgspec import UNSET
 from setproctitle import setproctitle
 
-from wqcore.catalog import catalog
+from wqcore.catalog import Kind, catalog
 from wqcore.db import embedded, faults, migrate, wake
 from wqcore.db.connect import Connection, connect_sync, describe
 from wqcore.db.statements import Statements
@@ -84,6 +84,15 @@ def sync_queues(conn: Connection, settings: Settings) -> None:
         raise ConfigError(problems)
 
 
+def sync_kinds(conn: Connection, settings: Settings, kinds: Iterable[Kind]) -> None:
+    """Makes kinds known to callers without Python: the SQL function `enqueue`, and schedules."""
+    statements = Statements(settings.database.schema)
+    with conn.transaction():
+        for kind in sorted(kinds, key=lambda kind: kind.name):
+            for row in kind.described(args_bytes_max=settings.insert.args_bytes_max):
+                conn.execute(statements["sync_kind"], row)
+
+
 def run(settings: Settings, dsn: str, say: Callable[[str], None]) -> int:
     """Runs a master until it is drained; the exit code. Raises PreloadError or ConfigError before anything is forked."""
     queues = settings.queues_here()
@@ -96,6 +105,7 @@ def run(settings: Settings, dsn: str, say: Callable[[str], None]) -> int:
         raise ConfigError(
             [f"process.handlers = {settings.process.handlers} declare no kind: put @wqcore.kind on an args type there"]
         )
+    _declare(settings, dsn)
     group = settings.process.group if isinstance(settings.process.group, str) else "all queues"
     title = f"wqcore: master {group}"
     setproctitle(title)
@@ -113,6 +123,15 @@ def run(settings: Settings, dsn: str, say: Callable[[str], None]) -> int:
         dead_after_s=settings.process.dead_after_s,
     )
     return Master(orders, title=setproctitle, say=say).run()
+
+
+def _declare(settings: Settings, dsn: str) -> None:
+    """Tells the database what the preloaded modules declare; the connection is closed before the fork."""
+    conn = connect_sync(dsn, settings.database, name="wqcore launch")
+    try:
+        sync_kinds(conn, settings, catalog)
+    finally:
+        conn.close()
 
 
 def places(settings: Settings) -> list[Place]:

@@ -26,6 +26,8 @@ create table {schema}.kind (
     serial_key     text,
     -- true: the key is a Python function, so a caller from SQL must give it
     serial_key_is_code boolean not null default false,
+    -- what makes two jobs of it the same, as unique_key_of reads it; null: every job is another
+    unique_by      jsonb,
     required       text[] not null default '{}',
     args_bytes_max integer not null default 262144,
     planned        boolean not null default false,
@@ -377,7 +379,9 @@ begin
         raise exception 'job_key_mode % is not one of replace, preserve_run_at, unsafe_dedupe', job_key_mode
             using errcode = '22023';
     end if;
-    if job_key is not null and unique_by is not null then
+    if job_key is null then
+        unique_by := coalesce(unique_by, k.unique_by);
+    elsif unique_by is not null then
         raise exception 'a job has a job_key or is unique, not both' using errcode = '22023',
             hint = 'A job key is a name that you choose; unique_by makes one from the job itself.';
     end if;
