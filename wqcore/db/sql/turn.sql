@@ -8,7 +8,8 @@
 -- Zero rows back means: fenced.
 with me as materialized (
     select id, case when %(durable)s then '' else set_config('synchronous_commit', 'off', true) end as commit_mode,
-           case when %(durable)s then pg_current_xact_id()::text::bigint end as xid
+           case when %(durable)s then pg_current_xact_id()::text::bigint end as xid,
+           now() + %(keep_hours)s::float8 * interval '1 hour' as expires_at
       from {schema}.shard where id = %(shard)s for no key update
 ),
 done as (
@@ -25,7 +26,7 @@ kept as (
                                   metadata, errors)
     select d.id, queue, kind, 'completed', priority, attempt + 1, max_attempts, deaths, %(shard)s, serial_key, job_key,
            unique_key, created_at, now() - ago_us * interval '1 microsecond', now(),
-           now() + %(keep_hours)s::float8 * interval '1 hour', me.xid, args, metadata, errors
+           me.expires_at, me.xid, args, metadata, errors
       from done d, me where %(keep_hours)s::float8 > 0
 ),
 ready as (

@@ -107,7 +107,7 @@ create table {schema}.history (
     id            bigint not null,
     queue         text collate "C" not null,
     kind          text collate "C" not null,
-    outcome       text collate "C" not null check (outcome in ('completed', 'cancelled', 'discarded')),
+    outcome       text collate "C" not null,
     priority      smallint not null,
     attempt       smallint not null,
     max_attempts  smallint not null,
