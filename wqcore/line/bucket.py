@@ -40,10 +40,6 @@ class Bucket:
         self._tokens -= 1.0
         return True
 
-    def give_back(self) -> None:
-        """Undoes a `take` whose job did not start."""
-        self._tokens = min(self.burst, self._tokens + 1.0)
-
     def next_at(self, now: float) -> float:
         """When there is a token: `now`, or later."""
         tokens = self.available(now)
