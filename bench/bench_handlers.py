@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import msgspec
 
@@ -46,3 +47,16 @@ async def bench_blocked(args: BenchBlocked, job: wqcore.Job) -> None:
     """Holds its key."""
     if args.seconds:
         await asyncio.sleep(args.seconds)
+
+
+@wqcore.kind("benchDue", timeout_s=30)
+class BenchDue(msgspec.Struct):
+    """A job whose time comes at `at` (seconds since 1970)."""
+
+    at: float
+
+
+@wqcore.handler
+async def bench_due(args: BenchDue, job: wqcore.Job) -> None:
+    """Leaves behind how late it started, in seconds."""
+    job.output(time.time() - args.at)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import Counter
+from collections import Counter, deque
 from typing import Any, Protocol
 
 import msgspec
@@ -123,7 +123,8 @@ class Shard:
         self._paused = False
         self._due_now = False
         self._look_at = 0.0
-        self._looked_at = self._look_took = 0.0
+        self._looked_at = 0.0
+        self._looks_took: deque[float] = deque([0.0], maxlen=4)
         self._fetch_not_before = 0.0
         self._due_at = math.inf
         self._oldest_outcome_at = math.inf
@@ -350,7 +351,8 @@ class Shard:
         look = await self._protocol.look(self.lanes, held + list(self._elsewhere), busy_keys)
         self._proved()
         self._looked_at = clock.monotonic()
-        self._look_took = took = self._looked_at - began
+        took = self._looked_at - began
+        self._looks_took.append(took)
         interval = min(self._queue.poll_interval_s, self._settings.process.dead_after_s / 3)
         # spaced out when it is long, but never so far that the lease could seem unproven
         spaced = min(max(interval, took / LOOK_SHARE), self._settings.process.dead_after_s / 2)
@@ -379,8 +381,11 @@ class Shard:
             self.executor.rank_again()
 
     def _look_soon(self, at: float) -> None:
-        """Looks at that time, or later when looks take long: hints must not make them most of the work."""
-        self._look_at = min(self._look_at, max(at, self._looked_at + self._look_took / LOOK_SHARE))
+        """Looks at that time, or later when looks take long: hints must not make them most of the work.
+
+        The shortest of the last looks counts, so that a single slow one does not make due jobs late.
+        """
+        self._look_at = min(self._look_at, max(at, self._looked_at + min(self._looks_took) / LOOK_SHARE))
 
     async def _obey(self, look: Look) -> None:
         """Puts in force what somebody has changed: pause, limits, retention, cancellations."""
