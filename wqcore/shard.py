@@ -122,6 +122,7 @@ class Shard:
         self._dirty = False
         self._paused = False
         self._due_now = False
+        self._parked_before = self._claimed_before = 0
         self._look_at = 0.0
         self._looked_at = 0.0
         self._looks_took: deque[float] = deque([0.0], maxlen=4)
@@ -232,6 +233,9 @@ class Shard:
         if self._due_now:
             # a due job must not wait until the low water of jobs that may all be of lower priority
             room = max(room, DUE_ROOM)
+        if executor.keys.parked - self._parked_before > self._claimed_before // 2:
+            # most of the last batch was parked behind busy keys: look further for jobs that can start
+            room = max(room, 2 * self._claimed_before)
         if self._limits.max_workers_total is not None:
             room = min(room, len(self._permits) - executor.running - executor.waiting - executor.keys.parked)
         return max(0, min(self._queue.batch_max, room))
@@ -316,6 +320,7 @@ class Shard:
         rows = turned.rows
         if limit:
             self._due_now = False
+            self._parked_before, self._claimed_before = executor.keys.parked, len(rows)
             more = self.lanes.took(rows, limit, passed_over=passed_over)
             now = clock.monotonic()
             if rows:
