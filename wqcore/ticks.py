@@ -97,7 +97,7 @@ class _Cron:
                 f" 6 (second first), or one of {', '.join(sorted(NICKNAMES))}"
             )
         try:
-            CronSim(self._expression, dt.datetime(2000, 1, 1))  # noqa: DTZ001 - only to hear what is wrong with it
+            CronSim(self._expression, dt.datetime(2000, 1, 1))  # only to hear what is wrong with it
         except (CronSimError, AssertionError, ValueError) as error:
             raise ValueError(f"cron = {expression!r}: {error or 'not understood'}") from None
         minute, hour = fields[-5:-3]

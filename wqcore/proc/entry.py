@@ -22,6 +22,7 @@ from wqcore.proc.board import DRAINING, FREE, WORKING, Sheet
 from wqcore.proc.children import EXIT_BOOT_FAILED, EXIT_FENCED
 from wqcore.proc.master import Post
 from wqcore.proc.preload import preload
+from wqcore.recurring import declared
 from wqcore.resource import close_resources, use_app_settings
 from wqcore.settings import Settings
 from wqcore.shard import Shard
@@ -149,6 +150,7 @@ async def _keep(post: Post, program: Program, sheet: Sheet) -> int:
         live_shards=lambda: {other.shard for other in sheets if other.state != FREE},
         master_lives=lambda: clock.monotonic_ns() - board.tick_ns < MASTER_SILENT_S * 1e9,
         answered=lambda number: _answer(post.answers_fd, number),
+        declared=declared(program.settings),
     )
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, worker_of_master.leave)
