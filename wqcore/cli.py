@@ -6,6 +6,7 @@ cannot be used · 70 the workers could not start · 131 ended at once by SIGQUIT
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import signal
 import sys
@@ -232,8 +233,10 @@ def show_schedules(
     if as_json:
         sys.stdout.write(orjson.dumps([timetable.plain(info) for info in found], option=orjson.OPT_INDENT_2).decode())
         sys.stdout.write("\n")
+    elif found:
+        _out.print(timetable.table(found, dt.datetime.now(dt.UTC)), soft_wrap=False)
     else:
-        _out.print(timetable.table(found))
+        _out.print("no schedules: declare one with wqcore.recurring, under [schedules], or with Client.set_schedule")
 
 
 @schedules.command("pause")

@@ -22,43 +22,53 @@ def plain(info: ScheduleInfo) -> dict[str, Any]:
     return {"name": info.name, "state": info.state} | found
 
 
-def table(schedules: list[ScheduleInfo]) -> Table:
-    """One row a schedule; times are those of its own time zone."""
-    found = Table(title="schedules", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("schedule", "kind", "when", "next ticks", "last tick", "last job", "state"):
-        found.add_column(column, justify="right" if column == "last job" else "left", overflow="fold")
+def table(schedules: list[ScheduleInfo], now: dt.datetime) -> Table:
+    """One row a schedule; times are those of its own time zone. Two lines a cell, so that it fits 80 columns."""
+    found = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
+    found.add_column("schedule", overflow="fold")
+    for column in ("when", "next ticks", "last tick"):
+        found.add_column(column, no_wrap=True)
+    found.add_column("state", overflow="fold")
     for info in schedules:
         found.add_row(
-            Text(info.name, style="bold"),
-            Text(info.kind),
-            Text(_when(info)),
-            Text("\n".join(_local(info, tick) for tick in info.next_ticks) or "–"),
-            Text(_local(info, info.last_tick) if info.last_tick else "–"),
-            Text(str(info.last_job or "–")),
-            _state(info),
+            _lines(Text(info.name, style="bold"), Text(info.kind, style="dim")),
+            _lines(*_when(info)),
+            Text("\n".join(_local(info, tick, now) for tick in info.next_ticks) or "–"),
+            _lines(
+                Text(_local(info, info.last_tick, now) if info.last_tick else "–"),
+                Text(f"job {info.last_job}" if info.last_job else "", style="dim"),
+            ),
+            _state(info, now),
+            end_section=True,
         )
     return found
 
 
-def _when(info: ScheduleInfo) -> str:
-    if info.cron is None:
-        return f"every {info.every_s:g} s"
-    return info.cron if info.timezone == "UTC" else f"{info.cron}\n{info.timezone}"
+def _lines(*texts: Text) -> Text:
+    return Text("\n").join(text for text in texts if text.plain)
 
 
-def _local(info: ScheduleInfo, moment: dt.datetime) -> str:
+def _when(info: ScheduleInfo) -> tuple[Text, Text]:
+    text = f"every {info.every_s:g} s" if info.cron is None else info.cron
+    return Text(text), Text(info.timezone if info.cron is not None else "", style="dim")
+
+
+def _local(info: ScheduleInfo, moment: dt.datetime, now: dt.datetime) -> str:
+    """Short: the year only where it is not this one, seconds only where there are some."""
     try:
         zone = ZoneInfo(info.timezone)
     except (KeyError, OSError, ValueError):  # a name that this machine does not know: its schedule says so
         zone = ZoneInfo("UTC")
-    return f"{moment.astimezone(zone):%a %Y-%m-%d %H:%M:%S %Z}"
+    here = moment.astimezone(zone)
+    year = "" if here.year == now.astimezone(zone).year else f" {here.year}"
+    return f"{here:%a %d %b}{year} {here:%H:%M}" + (f":{here:%S}" if here.second else "")
 
 
-def _state(info: ScheduleInfo) -> Text:
+def _state(info: ScheduleInfo, now: dt.datetime) -> Text:
     said = {
-        "paused": f"paused since {info.paused_at:%Y-%m-%d %H:%M} UTC" if info.paused_at else "paused",
-        "unclaimed": f"nobody declares it (was in {info.source})",
+        "paused": f"paused since {_local(info, info.paused_at or now, now)}",
+        "unclaimed": f"no master declares it any more (by {info.source})",
         "failing": f"failing: {info.last_error}",
-        "on": f"on, by {info.source}",
+        "on": f"on (by {info.source})",
     }
     return Text(said[info.state], style=STYLES[info.state])
