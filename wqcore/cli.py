@@ -234,7 +234,10 @@ def show_schedules(
         sys.stdout.write(orjson.dumps([timetable.plain(info) for info in found], option=orjson.OPT_INDENT_2).decode())
         sys.stdout.write("\n")
     elif found:
-        _out.print(timetable.table(found, dt.datetime.now(dt.UTC)), soft_wrap=False)
+        now = dt.datetime.now(dt.UTC)
+        _out.print(timetable.table(found, now), soft_wrap=False)
+        for line in timetable.remarks(found, now):
+            _out.print(_plain(line))
     else:
         _out.print("no schedules: declare one with wqcore.recurring, under [schedules], or with Client.set_schedule")
 

@@ -24,11 +24,10 @@ def plain(info: ScheduleInfo) -> dict[str, Any]:
 
 def table(schedules: list[ScheduleInfo], now: dt.datetime) -> Table:
     """One row a schedule; times are those of its own time zone. Two lines a cell, so that it fits 80 columns."""
-    found = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
-    found.add_column("schedule", overflow="fold")
-    for column in ("when", "next ticks", "last tick"):
+    found = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    found.add_column("schedule", overflow="fold", min_width=14)
+    for column in ("when", "next ticks", "last tick", "state"):
         found.add_column(column, no_wrap=True)
-    found.add_column("state", overflow="fold")
     for info in schedules:
         found.add_row(
             _lines(Text(info.name, style="bold"), Text(info.kind, style="dim")),
@@ -38,10 +37,23 @@ def table(schedules: list[ScheduleInfo], now: dt.datetime) -> Table:
                 Text(_local(info, info.last_tick, now) if info.last_tick else "–"),
                 Text(f"job {info.last_job}" if info.last_job else "", style="dim"),
             ),
-            _state(info, now),
+            _lines(Text(info.state, style=STYLES[info.state]), Text(f"by {info.source}", style="dim")),
             end_section=True,
         )
     return found
+
+
+def remarks(schedules: list[ScheduleInfo], now: dt.datetime) -> list[str]:
+    """A line for each schedule that does not tick as it should, or as one might think."""
+    said = []
+    for info in schedules:
+        if info.paused_at is not None:
+            said.append(f"{info.name} is paused since {_local(info, info.paused_at, now)}")
+        elif info.unclaimed:
+            said.append(f"{info.name} is unclaimed: no master declares it any more, so it does not tick")
+        if info.last_error is not None:
+            said.append(f"{info.name} cannot make its job: {info.last_error}")
+    return said
 
 
 def _lines(*texts: Text) -> Text:
@@ -61,14 +73,4 @@ def _local(info: ScheduleInfo, moment: dt.datetime, now: dt.datetime) -> str:
         zone = ZoneInfo("UTC")
     here = moment.astimezone(zone)
     year = "" if here.year == now.astimezone(zone).year else f" {here.year}"
-    return f"{here:%a %d %b}{year} {here:%H:%M}" + (f":{here:%S}" if here.second else "")
-
-
-def _state(info: ScheduleInfo, now: dt.datetime) -> Text:
-    said = {
-        "paused": f"paused since {_local(info, info.paused_at or now, now)}",
-        "unclaimed": f"no master declares it any more (by {info.source})",
-        "failing": f"failing: {info.last_error}",
-        "on": f"on (by {info.source})",
-    }
-    return Text(said[info.state], style=STYLES[info.state])
+    return f"{here:%d %b}{year} {here:%H:%M}" + (f":{here:%S}" if here.second else "")
