@@ -27,7 +27,6 @@ from wqcore.client import SyncClient
 from wqcore.db import migrate as migrations
 from wqcore.db.connect import connect_sync
 from wqcore.errors import ConfigError, DatabaseUnavailable, InsertError, SchemaError, WqcoreError
-from wqcore.line.insert import InsertOptions
 from wqcore.proc.preload import preload
 from wqcore.recurring import declared
 from wqcore.recurring import problems as schedule_problems
@@ -134,6 +133,8 @@ def insert(
     queue: Annotated[str | None, typer.Option(help="Another queue than the kind's.")] = None,
     priority: Annotated[int | None, typer.Option(help="A higher number runs first.")] = None,
     max_attempts: Annotated[int | None, typer.Option(help="Attempts before it is discarded.")] = None,
+    run_at: Annotated[dt.datetime | None, typer.Option(help="Not before this time (UTC).")] = None,
+    job_key: Annotated[str | None, typer.Option(help="Overwrite the waiting job of this name, if there is one.")] = None,
     config: ConfigOption = None,
 ) -> None:
     """Insert one job (KIND JSON) or many (--file)."""
@@ -147,8 +148,16 @@ def insert(
         with SyncClient(settings, dsn=dsn) as client:
             if file is None:
                 _, args = catalog.parse(kind or "", payload or "")
-                options = InsertOptions(queue=queue, priority=priority, max_attempts=max_attempts)
-                _out.print(f"inserted {kind} as job {client.insert(args, options)}")
+                job = client.insert(
+                    args,
+                    queue=queue,
+                    priority=priority,
+                    max_attempts=max_attempts,
+                    run_at=run_at.replace(tzinfo=dt.UTC) if run_at else None,
+                    job_key=job_key,
+                )
+                did = "replaced" if job.replaced else "is there already:" if job.skipped else "inserted"
+                _out.print(f"{did} {kind} as job {job}" if not job.skipped else f"{kind} {did} job {job}")
                 return
             refused = _insert_file(client, file, strict=strict)
     if refused:
@@ -296,7 +305,8 @@ def _insert_file(client: SyncClient, file: Path, *, strict: bool) -> int:
     """Inserts a file of JSON lines; returns how many lines were refused."""
     with _open(file) as (lines, size), _progress(size) as (advance, say):
         report = bulk.insert_lines(client, catalog, lines, strict=strict, refused=say, read=advance)
-    _out.print(f"inserted {report.inserted} jobs from {file}; refused {report.refused} lines")
+    known = f"; {report.replaced} replaced, {report.skipped} were there already" if report.replaced + report.skipped else ""
+    _out.print(f"inserted {report.inserted} jobs from {file}{known}; refused {report.refused} lines")
     return report.refused
 
 

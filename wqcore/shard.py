@@ -122,6 +122,7 @@ class Shard:
         self._dirty = False
         self._paused = False
         self._due_now = False
+        self._parked_before = self._claimed_before = 0
         self._look_at = 0.0
         self._looked_at = 0.0
         self._looks_took: deque[float] = deque([0.0], maxlen=4)
@@ -232,6 +233,9 @@ class Shard:
         if self._due_now:
             # a due job must not wait until the low water of jobs that may all be of lower priority
             room = max(room, DUE_ROOM)
+        if executor.keys.parked - self._parked_before > self._claimed_before // 2:
+            # most of the last batch was parked behind busy keys: look further for jobs that can start
+            room = max(room, 2 * self._claimed_before)
         if self._limits.max_workers_total is not None:
             room = min(room, len(self._permits) - executor.running - executor.waiting - executor.keys.parked)
         return max(0, min(self._queue.batch_max, room))
@@ -316,6 +320,7 @@ class Shard:
         rows = turned.rows
         if limit:
             self._due_now = False
+            self._parked_before, self._claimed_before = executor.keys.parked, len(rows)
             more = self.lanes.took(rows, limit, passed_over=passed_over)
             now = clock.monotonic()
             if rows:
@@ -471,7 +476,7 @@ class Shard:
         own = await self._protocol.owned_slots()
         if len(own) > fair:
             surplus = own[fair:]
-            self.lanes.set_slots(own[:fair])
+            self._own(own[:fair])  # before anybody else can take them: its part of the queue's rate goes with a slot
             if self.executor.give_back(set(surplus)) or self.executor.running:  # their lanes are forgotten
                 self._dirty = True
                 await self._turn_without_fetch()
@@ -479,14 +484,18 @@ class Shard:
         elif len(own) < fair and look.free_slots:
             own = await self._protocol.take_slots(fair - len(own))
         if set(own[:fair]) != set(self.lanes.slots):
-            self.lanes.set_slots(own[:fair])
-            self.executor.keys.own(self.lanes.slots)
-            self._use_limits()
+            self._own(own[:fair])
             await self._refresh_elsewhere()
             self._hungry = True
             self._fetch_not_before = 0.0
             self._look_at = 0.0
             log.debug("owns %d of %d slots", len(own[:fair]), self._queue.slots, extra={"queue": self.queue})
+
+    def _own(self, slots: list[int]) -> None:
+        """These are our slots from now on."""
+        self.lanes.set_slots(slots)
+        self.executor.keys.own(slots)
+        self._use_limits()
 
     async def _share_permits(self, fair: int, look: Look) -> None:
         """Brings the permits to this shard's share."""
@@ -575,7 +584,7 @@ class Shard:
             executor.give_back()
             self._dirty = True
             slots = self.lanes.slots
-            self.lanes.set_slots([])
+            self._own([])
             await self._turn()
             await self._protocol.release_slots(slots)
             spare = self._permits[executor.running :]

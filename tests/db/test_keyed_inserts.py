@@ -21,6 +21,7 @@ from wqcore.errors import InsertError
 from wqcore.job import JobState, Unique
 from wqcore.line.insert import InsertOptions, Options
 from wqcore.line.settle import Again
+from wqcore.watch.bulk import insert_lines
 
 FUTURE = dt.datetime(2040, 1, 1, tzinfo=dt.UTC)
 LATER = dt.datetime(2041, 1, 1, tzinfo=dt.UTC)
@@ -277,3 +278,22 @@ async def test_what_cannot_be_meant_is_refused(database: Fresh, client: Client) 
 def test_keywords_of_an_insert_are_the_fields_of_its_options() -> None:
     fields = {field.name: field.type for field in msgspec.structs.fields(InsertOptions)}
     assert get_type_hints(Options) == fields
+
+
+def test_lines_of_a_file_may_have_job_keys_and_be_unique(database: Fresh) -> None:
+    said: list[str] = []
+    lines = [
+        b'{"kind": "note", "args": {"userId": 1}, "job_key": "k", "run_at": "2040-01-01T00:00:00Z"}',
+        b'{"kind": "note", "args": {"userId": 2}, "job_key": "k", "job_key_mode": "preserve_run_at"}',
+        b'{"kind": "note", "args": {"userId": 3}, "unique": {"args": ["user_id"], "period_s": 60}}',
+        b'{"kind": "note", "args": {"userId": 3, "text": "x"}, "unique": {"args": ["user_id"], "period_s": 60}}',
+        b'{"kind": "note", "args": {"userId": 4}, "unique": {"fields": []}}',
+    ]
+    catalog = _catalog()
+    with SyncClient(database.settings, catalog=catalog) as client:
+        report = insert_lines(
+            client, catalog, lines, strict=False, refused=said.append, read=lambda size, number: None
+        )
+    assert (report.inserted, report.replaced, report.skipped, report.refused) == (2, 1, 1, 1)
+    assert "line 5" in said[0]
+    assert jobs(database, "args->>'userId', run_at") == [("2", FUTURE), ("3", None)]
