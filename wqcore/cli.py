@@ -25,6 +25,7 @@ from wqcore import launch
 from wqcore.catalog import catalog
 from wqcore.client import SyncClient
 from wqcore.db import migrate as migrations
+from wqcore.db import roles
 from wqcore.db.connect import connect_sync
 from wqcore.errors import ConfigError, DatabaseUnavailable, InsertError, SchemaError, WqcoreError
 from wqcore.proc.preload import preload
@@ -102,8 +103,11 @@ def migrate(
     show_sql: Annotated[
         bool, typer.Option("--show-sql", help="Print the SQL of what is pending; apply nothing.")
     ] = False,
+    with_roles: Annotated[
+        bool, typer.Option("--roles", help="Also make the role <schema>_producer, which may only enqueue from SQL.")
+    ] = False,
 ) -> None:
-    """Bring the database schema to this version, and make the configured queues known."""
+    """Bring the database schema to this version, and make the configured queues and kinds known."""
     settings = _settings(config)
     line = migrations.queue_line(settings.database.schema)
     with launch.database(settings) as dsn:
@@ -118,6 +122,10 @@ def migrate(
             else:
                 steps = migrations.migrate(conn, line, say=_say)
                 launch.sync_queues(conn, settings)
+                preload(settings.process.handlers, timeout_s=settings.process.boot_timeout_s)
+                launch.sync_kinds(conn, settings, catalog)
+                if with_roles:
+                    _say(f"role {roles.make_producer(conn, line.schema)} may enqueue jobs; grant it to who shall do so")
             if not steps:
                 _say(f"schema {line.schema} is up to date (version {len(line.steps())})")
         finally:

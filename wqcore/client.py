@@ -43,7 +43,7 @@ from wqcore.line.insert import (
     columns_of,
     with_keywords,
 )
-from wqcore.recurring import ScheduleOptions, described
+from wqcore.recurring import ScheduleOptions, schedule_of
 from wqcore.settings import Database, Insert, Schedule, Settings
 
 T = TypeVar("T")
@@ -101,7 +101,7 @@ class _Front:
         self._row((args, options))
         return args, options
 
-    def _schedule(self, name: str, args: Args, kind: str | None, **described_by: Any) -> Schedule:
+    def _schedule(self, name: str, args: Args, kind: str | None, **given: Any) -> Schedule:
         """The schedule that a call describes; its args are checked where this program knows their type."""
         if isinstance(args, msgspec.Struct):
             known = self._catalog.kind_of(args)
@@ -110,8 +110,8 @@ class _Front:
         elif self._catalog.get(kind) is not None:
             known, args = self._catalog.parse(kind, dict(args))
         else:
-            return described(name, kind, args, **described_by)
-        return described(name, known.name, msgspec.json.decode(known.encode(args)), **described_by)
+            return schedule_of(name, kind, args, **given)
+        return schedule_of(name, known.name, msgspec.json.decode(known.encode(args)), **given)
 
     def _channel_due(self, queue: str) -> str | None:
         """The queue's channel, or None when this client has notified it within `insert.notify_interval_s`.

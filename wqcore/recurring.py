@@ -66,7 +66,7 @@ class Timetable:
             raise DeclarationError(f"schedule {name!r} is declared twice: rename one")
         try:
             kind = self._catalog.kind_of(args)
-            self._by_name[name] = described(
+            self._by_name[name] = schedule_of(
                 name, kind.name, msgspec.json.decode(kind.encode(args)), cron=cron, every_s=every_s, timezone=timezone,
                 backfill_s=backfill_s, **options,
             )  # fmt: skip
@@ -108,7 +108,7 @@ def recurring(
     )  # fmt: skip
 
 
-def described(
+def schedule_of(
     name: str,
     kind: str,
     args: Mapping[str, Any],
