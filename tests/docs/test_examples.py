@@ -74,7 +74,7 @@ def test_no_two_examples_of_a_page_have_one_name() -> None:
     assert len(names) == len(set(names))
 
 
-WITHOUT_EXAMPLE = {"first-handler.md", "inserting.md"}
+WITHOUT_EXAMPLE = {"first-handler.md"}
 """How-to pages that have no program of their own; none, when all is well."""
 
 
