@@ -37,6 +37,9 @@ NICKNAMES = {
     "@annually": "0 0 1 1 *",
 }
 
+LAST = dt.datetime(9900, 1, 1, tzinfo=dt.UTC)
+"""Nothing ticks after this: looking on would leave what a datetime can say."""
+
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
 
@@ -82,6 +85,8 @@ class _Interval:
         self._every = round(every_s * 1_000_000)
 
     def after(self, moment: dt.datetime) -> dt.datetime | None:
+        if moment >= LAST:
+            return None
         passed = (moment - _EPOCH) // _MICROSECOND
         return _EPOCH + dt.timedelta(microseconds=(passed // self._every + 1) * self._every)
 
@@ -104,6 +109,8 @@ class _Cron:
         self._names_a_time = not minute.startswith("*") and not hour.startswith("*")
 
     def after(self, moment: dt.datetime) -> dt.datetime | None:
+        if moment >= LAST:
+            return None
         here = moment.astimezone(self._zone)
         # A wall time that comes twice is the first of the two with fold 0; following real time, both count.
         folds = (0,) if self._names_a_time else (0, 1)

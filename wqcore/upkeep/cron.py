@@ -37,12 +37,14 @@ LOOK_EVERY_S = 1.0
 """A notification that was lost costs no more than this."""
 MISSED_S_MIN = 60.0
 """A keeper is replaced within seconds, a host within `dead_after_s` and a rolling deploy within a minute."""
-STEP_S_MAX = 86_400.0
-"""A clock that steps further than this was set, not corrected: what it jumps over counts as missed."""
+STEP_S_MAX = 7_200.0
+"""A clock that steps further than this was set, not corrected (and a machine that was suspended looks the same): what it
+jumps over counts as missed."""
 TICKS_MAX = 1_000
 """Ticks that one pass fires, over all schedules; the rest is fired in the next one, so that the heartbeat goes on."""
 SCHEDULES_MAX = 1_000
-SKIPPED_COUNTED_MAX = 10_000
+SKIPPED_COUNTED_MAX = 1_000
+"""Only for the log. A cron tick takes about 0.1 ms to compute, and the heartbeat waits meanwhile."""
 PASS_S = 1.0
 """A pass that has taken longer than this goes on later: the heartbeat waits for it."""
 LOCK_TIMEOUT_MS = 300
@@ -173,9 +175,10 @@ class Cron:
             await self._failed(conn, due, str(refused) if refused else faults.one_line(error))
             return None
         if taken and made.skipped:
+            count = f"more than {SKIPPED_COUNTED_MAX}" if made.skipped > SKIPPED_COUNTED_MAX else str(made.skipped)
             self._say(
                 f"{due.name} skipped",
-                f"schedule {due.name}: {made.skipped} missed ticks older than {oldest:%Y-%m-%d %H:%M:%S} UTC are left out; "
+                f"schedule {due.name}: {count} missed ticks older than {oldest:%Y-%m-%d %H:%M:%S} UTC are left out; "
                 f"backfill_s = {due.backfill_s:g} says how old they may be",
             )
         return made.next_tick
