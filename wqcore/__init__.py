@@ -4,7 +4,7 @@ The public names are those below. How a job travels, in reading order:
 
     catalog     what kinds of jobs exist              job, outcome   what a handler receives and may say
     client      inserting                             line/          insert → turn → execute → settle
-    shard       one worker's loop                     upkeep/        beat, rescue, retire
+    shard       one worker's loop                     upkeep/        beat, rescue, cron, retire
     keeper      upkeep on its clocks                  proc/          board, children, worker, master
     settings    every option and its default          db/            connections, statements, migrations
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from wqcore.catalog import Catalog, Kind, catalog, handler, kind, resolve_queue
 from wqcore.client import Client, SyncClient
+from wqcore.control.schedules import ScheduleInfo
 from wqcore.errors import (
     ArgsTooLarge,
     ConfigError,
@@ -21,6 +22,7 @@ from wqcore.errors import (
     InsertError,
     InvalidArgs,
     InvalidLimits,
+    InvalidSchedule,
     LeaseLost,
     OutputTooLarge,
     PlannedKind,
@@ -28,11 +30,13 @@ from wqcore.errors import (
     SchemaError,
     UnknownKind,
     UnknownQueue,
+    UnknownSchedule,
     WqcoreError,
 )
 from wqcore.job import Job, JobState, Unique
 from wqcore.line.insert import Inserted, InsertedMany, InsertOptions
 from wqcore.outcome import Cancel, Discard, Outcome, Retry, Snooze
+from wqcore.recurring import recurring
 from wqcore.resource import app_settings, resource
 from wqcore.settings import Settings, load
 from wqcore.version import VERSION
@@ -54,6 +58,7 @@ __all__ = [
     "InsertedMany",
     "InvalidArgs",
     "InvalidLimits",
+    "InvalidSchedule",
     "Job",
     "JobState",
     "Kind",
@@ -63,6 +68,7 @@ __all__ = [
     "PlannedKind",
     "PreloadError",
     "Retry",
+    "ScheduleInfo",
     "SchemaError",
     "Settings",
     "Snooze",
@@ -70,12 +76,14 @@ __all__ = [
     "Unique",
     "UnknownKind",
     "UnknownQueue",
+    "UnknownSchedule",
     "WqcoreError",
     "app_settings",
     "catalog",
     "handler",
     "kind",
     "load",
+    "recurring",
     "resolve_queue",
     "resource",
 ]

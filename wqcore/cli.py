@@ -29,9 +29,11 @@ from wqcore.db import roles
 from wqcore.db.connect import connect_sync
 from wqcore.errors import ConfigError, DatabaseUnavailable, InsertError, SchemaError, WqcoreError
 from wqcore.proc.preload import preload
+from wqcore.recurring import declared
+from wqcore.recurring import problems as schedule_problems
 from wqcore.settings import Settings, load
 from wqcore.version import VERSION
-from wqcore.watch import bulk, log, status
+from wqcore.watch import bulk, log, status, timetable
 
 EXIT_REFUSED, EXIT_USAGE, EXIT_DATABASE = 1, 2, 3
 
@@ -210,12 +212,80 @@ def check_config(config: ConfigOption = None) -> None:
         for kind in catalog
         if kind.handler is None and not kind.planned
     ]
+    problems += schedule_problems(settings)
     if problems:
         raise ConfigError(problems)
     for place in launch.places(settings):
         _out.print(f"{place.name}: {place.workers} workers, group {settings.group_of(place.queue or '')}")
     planned = sum(kind.planned for kind in catalog)
-    _out.print(f"ok: {len(settings.queues)} queues, {len(catalog)} kinds ({planned} of them planned)")
+    recurring = declared(settings)
+    _out.print(
+        f"ok: {len(settings.queues)} queues, {len(catalog)} kinds ({planned} of them planned), {len(recurring)} schedules"
+    )
+    if not settings.process.preload and any(source == "code" for source, _ in recurring.values()):
+        _say(launch.NOT_PRELOADED)
+
+
+schedules = typer.Typer(
+    help="Show recurring jobs and their next ticks, or change one.", invoke_without_command=True, no_args_is_help=False
+)
+app.add_typer(schedules, name="schedules")
+NameArgument = Annotated[str, typer.Argument(help="The schedule's name.")]
+
+
+@schedules.callback()
+def show_schedules(
+    context: typer.Context,
+    config: ConfigOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    next_ticks: Annotated[int, typer.Option("--next", help="How many coming ticks to show.", min=0, max=100)] = 3,
+) -> None:
+    """Show recurring jobs and their next ticks."""
+    if config is not None:
+        _Choices.config = config
+    if context.invoked_subcommand is not None:
+        return
+    with _client(None) as client:
+        found = client.schedules(next_ticks=next_ticks)
+    if as_json:
+        sys.stdout.write(orjson.dumps([timetable.plain(info) for info in found], option=orjson.OPT_INDENT_2).decode())
+        sys.stdout.write("\n")
+    elif found:
+        now = dt.datetime.now(dt.UTC)
+        _out.print(timetable.table(found, now), soft_wrap=False)
+        for line in timetable.remarks(found, now):
+            _out.print(_plain(line))
+    else:
+        _out.print("no schedules: declare one with wqcore.recurring, under [schedules], or with Client.set_schedule")
+
+
+@schedules.command("pause")
+def pause_schedule(name: NameArgument, config: ConfigOption = None) -> None:
+    """Pause a recurring job: its ticks pass without a job."""
+    with _client(config) as client:
+        _out.print(_plain(f"paused {name}" if client.pause_schedule(name) else f"{name} was paused already"))
+
+
+@schedules.command("resume")
+def resume_schedule(name: NameArgument, config: ConfigOption = None) -> None:
+    """Let a recurring job go on with its next tick."""
+    with _client(config) as client:
+        _out.print(_plain(f"resumed {name}" if client.resume_schedule(name) else f"{name} was not paused"))
+
+
+@schedules.command("trigger")
+def trigger_schedule(name: NameArgument, config: ConfigOption = None) -> None:
+    """Insert its job now, whatever its ticks."""
+    with _client(config) as client:
+        _out.print(_plain(f"inserted job {client.trigger_schedule(name)} of {name}"))
+
+
+@schedules.command("delete")
+def delete_schedule(name: NameArgument, config: ConfigOption = None) -> None:
+    """Remove it; one that code or configuration declare comes back with the next start."""
+    with _client(config) as client:
+        client.delete_schedule(name)
+    _out.print(_plain(f"deleted {name}"))
 
 
 def main() -> None:
@@ -271,6 +341,14 @@ def _progress(size: int) -> Iterator[tuple[Any, Any]]:
             lambda done, rows: progress.update(task, completed=done),
             lambda line: progress.console.print(_plain(line)),
         )
+
+
+@contextmanager
+def _client(config: Path | None) -> Iterator[SyncClient]:
+    """A client of the configured database."""
+    settings = _settings(config)
+    with launch.database(settings) as dsn, SyncClient(settings, dsn=dsn) as client:
+        yield client
 
 
 def _settings(config: Path | None, group: str | None = None) -> Settings:

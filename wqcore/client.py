@@ -24,12 +24,13 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 from wqcore import clock
 from wqcore.catalog import Catalog
 from wqcore.catalog import catalog as default_catalog
-from wqcore.control import queues
+from wqcore.control import queues, schedules
+from wqcore.control.schedules import ScheduleInfo
 from wqcore.db import faults, wake
 from wqcore.db.connect import AsyncConnection, Connection, connect, connect_sync, conninfo, describe
 from wqcore.db.request import Pause, Query, Request, Rows
 from wqcore.db.statements import Statements
-from wqcore.errors import ConfigError, DatabaseUnavailable, UnknownQueue
+from wqcore.errors import ConfigError, DatabaseUnavailable, InvalidSchedule, UnknownQueue
 from wqcore.line.insert import (
     NO_OPTIONS,
     Inserted,
@@ -42,7 +43,8 @@ from wqcore.line.insert import (
     columns_of,
     with_keywords,
 )
-from wqcore.settings import Database, Insert, Settings
+from wqcore.recurring import ScheduleOptions, schedule_of
+from wqcore.settings import Database, Insert, Schedule, Settings
 
 T = TypeVar("T")
 
@@ -53,6 +55,7 @@ PROGRESS_ROWS = 5_000
 KEYED_ROWS = 500
 """Jobs with a key of a bulk insert that go into one statement, between two COPYs."""
 
+Args = msgspec.Struct | Mapping[str, Any]
 Item = msgspec.Struct | tuple[msgspec.Struct, InsertOptions]
 Progress = Callable[[int], None]
 Skipped = Callable[[int, int], None]
@@ -98,6 +101,18 @@ class _Front:
         self._row((args, options))
         return args, options
 
+    def _schedule(self, name: str, args: Args, kind: str | None, **given: Any) -> Schedule:
+        """The schedule that a call describes; its args are checked where this program knows their type."""
+        if isinstance(args, msgspec.Struct):
+            known = self._catalog.kind_of(args)
+        elif kind is None:
+            raise InvalidSchedule(f"schedules.{name}: name its kind, or give args of a declared type")
+        elif self._catalog.get(kind) is not None:
+            known, args = self._catalog.parse(kind, dict(args))
+        else:
+            return schedule_of(name, kind, args, **given)
+        return schedule_of(name, known.name, msgspec.json.decode(known.encode(args)), **given)
+
     def _channel_due(self, queue: str) -> str | None:
         """The queue's channel, or None when this client has notified it within `insert.notify_interval_s`.
 
@@ -122,9 +137,9 @@ class _Front:
 
     def _problem(self, error: Exception) -> Exception:
         """The error to raise for a failure of the database."""
-        missing = faults.schema_problem(error, self._database.schema)
-        if missing is not None:
-            return missing
+        told = faults.schema_problem(error, self._database.schema) or faults.refusal(error)
+        if told is not None:
+            return told
         if isinstance(error, PoolTimeout) or faults.is_transient(error):
             found = faults.unavailable(error, describe(self._dsn))
             if faults.lost_connection(error) and not isinstance(error, PoolTimeout):
@@ -333,6 +348,61 @@ class Client(_Front):
         """
         return await self._do(queues.set_limits(queue, changes))
 
+    # --- schedules --------------------------------------------------------------------------------------------------
+
+    async def schedules(self, *, next_ticks: int = schedules.NEXT_TICKS) -> list[ScheduleInfo]:
+        """All recurring jobs by name, each with so many coming ticks (default 3)."""
+        return await self._do(schedules.schedules(next_ticks))
+
+    async def set_schedule(
+        self,
+        name: str,
+        args: Args,
+        *,
+        kind: str | None = None,
+        cron: str | None = None,
+        every_s: float | None = None,
+        timezone: str = "UTC",
+        backfill_s: float = 0.0,
+        **options: Unpack[ScheduleOptions],
+    ) -> None:
+        """Adds or changes a recurring job, with the arguments of `wqcore.recurring`; every master fires it.
+
+        `args` is of a declared type, or a mapping together with the `kind`'s name. A new time counts from now. One that
+        code or configuration declare is taken over, until it is deleted here.
+
+        Raises InvalidSchedule, UnknownKind, PlannedKind, InvalidArgs, UnknownQueue or DatabaseUnavailable.
+        """
+        schedule = self._schedule(
+            name, args, kind, cron=cron, every_s=every_s, timezone=timezone, backfill_s=backfill_s, **options
+        )
+        await self._do(schedules.set_schedule(name, schedule))
+
+    async def pause_schedule(self, name: str) -> bool:
+        """Pauses a recurring job; False when it was paused already. Raises UnknownSchedule."""
+        return await self._do(schedules.pause_schedule(name))
+
+    async def resume_schedule(self, name: str) -> bool:
+        """Lets a recurring job go on with its next tick; ticks of the pause are not made up for.
+
+        False when it was not paused. Raises UnknownSchedule.
+        """
+        return await self._do(schedules.resume_schedule(name))
+
+    async def trigger_schedule(self, name: str) -> int:
+        """Inserts the job of a recurring job now, whatever its ticks, also while it is paused; returns its id.
+
+        Raises UnknownSchedule, or InsertError when its kind or args are refused.
+        """
+        return await self._do(schedules.trigger_schedule(name))
+
+    async def delete_schedule(self, name: str) -> None:
+        """Removes a recurring job; jobs that it has made stay. Raises UnknownSchedule.
+
+        One that code or configuration declare comes back when such a master starts: pause it instead.
+        """
+        await self._do(schedules.delete_schedule(name))
+
     # --- sending requests -------------------------------------------------------------------------------------------
 
     async def _do(self, request: Request[T], conn: AsyncConnection | None = None) -> T:
@@ -496,6 +566,46 @@ class SyncClient(_Front):
     def set_limits(self, queue: str, **changes: Any) -> dict[str, Any]:
         """As `Client.set_limits`."""
         return self._do(queues.set_limits(queue, changes))
+
+    # --- schedules --------------------------------------------------------------------------------------------------
+
+    def schedules(self, *, next_ticks: int = schedules.NEXT_TICKS) -> list[ScheduleInfo]:
+        """As `Client.schedules`."""
+        return self._do(schedules.schedules(next_ticks))
+
+    def set_schedule(
+        self,
+        name: str,
+        args: Args,
+        *,
+        kind: str | None = None,
+        cron: str | None = None,
+        every_s: float | None = None,
+        timezone: str = "UTC",
+        backfill_s: float = 0.0,
+        **options: Unpack[ScheduleOptions],
+    ) -> None:
+        """As `Client.set_schedule`."""
+        schedule = self._schedule(
+            name, args, kind, cron=cron, every_s=every_s, timezone=timezone, backfill_s=backfill_s, **options
+        )
+        self._do(schedules.set_schedule(name, schedule))
+
+    def pause_schedule(self, name: str) -> bool:
+        """As `Client.pause_schedule`."""
+        return self._do(schedules.pause_schedule(name))
+
+    def resume_schedule(self, name: str) -> bool:
+        """As `Client.resume_schedule`."""
+        return self._do(schedules.resume_schedule(name))
+
+    def trigger_schedule(self, name: str) -> int:
+        """As `Client.trigger_schedule`."""
+        return self._do(schedules.trigger_schedule(name))
+
+    def delete_schedule(self, name: str) -> None:
+        """As `Client.delete_schedule`."""
+        self._do(schedules.delete_schedule(name))
 
     # --- sending requests -------------------------------------------------------------------------------------------
 

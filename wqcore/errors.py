@@ -13,6 +13,8 @@ The tree::
     │   ├── InvalidArgs    the arguments do not fit the kind's type
     │   └── ArgsTooLarge   the encoded arguments exceed `insert.args_bytes_max`
     ├── InvalidLimits      a limit of a queue is out of range or unknown
+    ├── InvalidSchedule    a recurring job is described in a way that cannot work
+    ├── UnknownSchedule    no schedule has that name
     ├── DeclarationError   a kind or a handler is declared in a way that cannot work
     ├── PreloadError       a module did at import what must not happen before a fork
     ├── OutputTooLarge     what a job leaves behind exceeds its limit
@@ -74,6 +76,14 @@ class ArgsTooLarge(InsertError):
 
 class InvalidLimits(WqcoreError):
     """A limit of a queue is out of range or unknown; nothing was changed."""
+
+
+class InvalidSchedule(WqcoreError):
+    """A recurring job is described in a way that cannot work; nothing was changed."""
+
+
+class UnknownSchedule(WqcoreError):
+    """No schedule has that name."""
 
 
 class DeclarationError(WqcoreError):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
@@ -30,6 +30,9 @@ NAME_BYTES_MAX = 128
 ERRORS_KEPT_MAX = 10
 ERROR_TEXT_CHARS_MAX = 8_000
 SLOTS_MAX = 256
+
+JobKeyMode = Literal["replace", "preserve_run_at", "unsafe_dedupe"]
+"""What happens when an unfinished job has the job key already; `InsertOptions` tells it."""
 
 _PG_EPOCH = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 

@@ -1,36 +1,40 @@
 """The keeper: the database side of a master's decisions, in a process without user code.
 
 Its clocks: the beat (`beat_interval_s`), rescues asked for by the master (at once), rescues of dead hosts and of shards
-that no worker of ours has (every second beat), retention (every five minutes). One connection; when it is lost the
-keeper reconnects for ever and nothing that was asked is forgotten. When the keeper itself dies, the master forks
-another and repeats what it had asked.
+that no worker of ours has (every second beat), recurring jobs (at their ticks, and a look each second), retention (every
+five minutes). One connection; when it is lost the keeper reconnects for ever and nothing that was asked is forgotten.
+When the keeper itself dies, the master forks another and repeats what it had asked.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import orjson
 import psycopg
 
 from wqcore import clock
-from wqcore.db import faults
+from wqcore.db import faults, wake
 from wqcore.db.connect import AsyncConnection, connect
 from wqcore.db.statements import Statements
 from wqcore.errors import WqcoreError
 from wqcore.settings import Settings
 from wqcore.upkeep.beat import beat, leave
+from wqcore.upkeep.cron import Cron
 from wqcore.upkeep.rescue import Rescued, dead_shards, own_shards, rescue
 from wqcore.upkeep.retire import retire
 
 log = logging.getLogger("wqcore.keeper")
 
 RETIRE_EVERY_S = 300.0
+DECLARE_EVERY_S = 60.0
+"""How often the declarations are noted again: the row under which they stand may have been removed meanwhile."""
 RECONNECT_MIN_S, RECONNECT_MAX_S = 0.1, 3.0
 
 
@@ -43,6 +47,7 @@ class Keeper:
         live_shards: the shards that the master's children have.
         master_lives: whether the master has ticked lately.
         answered: called when the rescue of a sheet is done.
+        declared: names of the schedules that the master's code and configuration declare.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class Keeper:
         live_shards: Callable[[], set[int]],
         master_lives: Callable[[], bool],
         answered: Callable[[int], None],
+        declared: Iterable[str] = (),
     ) -> None:
         self._settings = settings
         self._dsn = dsn
@@ -70,6 +76,7 @@ class Keeper:
         self._master_lives = master_lives
         self._answered = answered
         self._statements = Statements(settings.database.schema)
+        self._cron = Cron(self._statements, declared=declared, process=process_id)
         self._wake = asyncio.Event()
         self._leaving = False
         self._asked: dict[int, str] = {}
@@ -77,6 +84,8 @@ class Keeper:
         self._last_beat = 0.0
         self._beat_at = 0.0
         self._retire_at = 0.0
+        self._cron_at = 0.0
+        self._declare_at = 0.0
         self._beats = 0
         self._unknown_before: set[int] = set()
 
@@ -99,6 +108,7 @@ class Keeper:
             try:
                 conn = await connect(self._dsn, self._settings.database, name="wqcore keeper")
                 delay = RECONNECT_MIN_S
+                await self._listen(conn)
                 await self._loop(conn)
                 return
             except (psycopg.Error, WqcoreError, TimeoutError, OSError) as error:
@@ -126,21 +136,48 @@ class Keeper:
                 if now >= self._beat_at and self._master_lives():
                     self._beat_at = now + clock.jittered(process.beat_interval_s)
                     await self._beat(conn)
+                if now >= self._cron_at:
+                    self._cron_at = math.inf  # a notification that arrives during the pass makes it 0
+                    after_s = await self._cron.run(conn)
+                    self._cron_at = min(self._cron_at, clock.monotonic() + after_s)
+                if now >= self._declare_at and self._beats:
+                    self._declare_at = now + DECLARE_EVERY_S
+                    await self._cron.note_declared(conn)
                 if now >= self._retire_at:
                     self._retire_at = now + clock.jittered(RETIRE_EVERY_S)
                     for line in await retire(conn, self._statements):
                         log.info("history: %s", line)
-            await self._sleep()
+            await self._sleep(conn)
 
-    async def _sleep(self) -> None:
+    async def _listen(self, conn: AsyncConnection) -> None:
+        """Hears of changed schedules; a change while nobody listened is found by the look that follows."""
+        conn.add_notify_handler(lambda _: self._schedules_changed())
+        await conn.execute(f'listen "{wake.schedules_channel(self._statements.schema)}"'.encode(), prepare=False)
+        self._schedules_changed()
+
+    def _schedules_changed(self) -> None:
+        self._cron.changed()
+        self._cron_at = 0.0
+
+    async def _sleep(self, conn: AsyncConnection) -> None:
+        """Waits for the next clock, an order of the master, or a notification on the connection's socket."""
         self._wake.clear()
         if self._asked or self._leaving:
             return
+        until = min(max(self._beat_at, clock.monotonic() + 0.02), self._cron_at) - clock.monotonic()
+        loop = asyncio.get_running_loop()
+        socket = conn.fileno()
+        loop.add_reader(socket, self._wake.set)
         try:
-            async with asyncio.timeout(max(0.02, min(self._beat_at - clock.monotonic(), 1.0))):
+            async with asyncio.timeout(max(0.002, min(until, 1.0))):
                 await self._wake.wait()
         except TimeoutError:
-            pass
+            return
+        finally:
+            loop.remove_reader(socket)
+        conn.pgconn.consume_input()
+        while conn.pgconn.notifies():
+            self._schedules_changed()
 
     async def _beat(self, conn: AsyncConnection) -> None:
         process = self._settings.process

@@ -6,7 +6,7 @@ Everything that needs a connection happens here and is closed before the master 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import msgspec
@@ -21,10 +21,15 @@ from wqcore.errors import ConfigError
 from wqcore.proc.children import Place
 from wqcore.proc.master import Master, Orders
 from wqcore.proc.preload import preload
-from wqcore.settings import Settings
+from wqcore.recurring import Source, columns, declared, problems
+from wqcore.settings import Schedule, Settings
 from wqcore.version import VERSION
 
 CHILD_MODULES = ["wqcore.proc.entry"]
+NOT_PRELOADED = (
+    "process.preload = false: schedules that the handlers' modules declare (wqcore.recurring) are not known to this master "
+    "and are not fired by it; those under [schedules] are"
+)
 
 
 @contextmanager
@@ -93,6 +98,23 @@ def sync_kinds(conn: Connection, settings: Settings, kinds: Iterable[Kind]) -> N
                 conn.execute(statements["sync_kind"], row)
 
 
+def sync_schedules(
+    conn: Connection, settings: Settings, recurring: Mapping[str, tuple[Source, Schedule]], say: Callable[[str], None]
+) -> None:
+    """Writes down the recurring jobs of code and configuration; what the API has set under their names stays."""
+    statements = Statements(settings.database.schema)
+    with conn.transaction():
+        for name, (source, schedule) in sorted(recurring.items()):
+            conn.execute(statements["schedule_set"], columns(name, source, schedule))
+        found = conn.execute(statements["schedule_sources"], {"names": list(recurring)}).fetchall()
+    for name, source in found:
+        if source == "api":
+            say(
+                f"schedule {name} was set by a client, which counts more than its declaration; "
+                f"`wqcore schedules delete {name}` and a new start give it back"
+            )
+
+
 def run(settings: Settings, dsn: str, say: Callable[[str], None]) -> int:
     """Runs a master until it is drained; the exit code. Raises PreloadError or ConfigError before anything is forked."""
     queues = settings.queues_here()
@@ -105,7 +127,7 @@ def run(settings: Settings, dsn: str, say: Callable[[str], None]) -> int:
         raise ConfigError(
             [f"process.handlers = {settings.process.handlers} declare no kind: put @wqcore.kind on an args type there"]
         )
-    _declare(settings, dsn)
+    _declare(settings, dsn, say)
     group = settings.process.group if isinstance(settings.process.group, str) else "all queues"
     title = f"wqcore: master {group}"
     setproctitle(title)
@@ -125,11 +147,21 @@ def run(settings: Settings, dsn: str, say: Callable[[str], None]) -> int:
     return Master(orders, title=setproctitle, say=say).run()
 
 
-def _declare(settings: Settings, dsn: str) -> None:
-    """Tells the database what the preloaded modules declare; the connection is closed before the fork."""
+def _declare(settings: Settings, dsn: str, say: Callable[[str], None]) -> None:
+    """Tells the database what modules and configuration declare; the connection is closed before the fork.
+
+    Raises ConfigError for a schedule whose kind, args or queue do not fit.
+    """
+    if settings.process.preload:
+        found = problems(settings)
+        if found:
+            raise ConfigError(found)
+    elif settings.process.handlers:
+        say(NOT_PRELOADED)
     conn = connect_sync(dsn, settings.database, name="wqcore launch")
     try:
         sync_kinds(conn, settings, catalog)
+        sync_schedules(conn, settings, declared(settings), say)
     finally:
         conn.close()
 

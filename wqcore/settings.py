@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from wqcore import ticks
 from wqcore.errors import ConfigError
-from wqcore.job import SLOTS_MAX, check_name
+from wqcore.job import ATTEMPTS_MAX, PRIORITY_MAX, PRIORITY_MIN, SLOTS_MAX, JobKeyMode, check_name
 
 Seconds = Annotated[float, Meta(gt=0, le=604_800)]
 Count = Annotated[int, Meta(ge=1, le=100_000)]
@@ -144,6 +145,44 @@ class Queue(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return min(wanted, self.workers)
 
 
+class Schedule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One recurring job: what is inserted, and when. What is unset is as its kind declares."""
+
+    kind: str
+    args: dict[str, Any] = {}
+    cron: str | UnsetType = UNSET
+    every_s: float | UnsetType = UNSET
+    timezone: str = "UTC"
+    backfill_s: Annotated[float, Meta(ge=0, le=31_622_400)] = 0.0
+    queue: str | UnsetType = UNSET
+    priority: Annotated[int, Meta(ge=PRIORITY_MIN, le=PRIORITY_MAX)] | UnsetType = UNSET
+    max_attempts: Annotated[int, Meta(ge=1, le=ATTEMPTS_MAX)] | UnsetType = UNSET
+    serial_key: str | UnsetType = UNSET
+    job_key: str | UnsetType = UNSET
+    job_key_mode: JobKeyMode | UnsetType = UNSET
+    metadata: dict[str, Any] | UnsetType = UNSET
+
+    def ticks(self) -> ticks.Ticks:
+        """When it is due. Raises ValueError."""
+        cron, every_s = self.cron, self.every_s
+        return ticks.made(
+            None if isinstance(cron, UnsetType) else cron,
+            None if isinstance(every_s, UnsetType) else every_s,
+            self.timezone,
+        )
+
+    def problems(self, name: str) -> list[str]:
+        """All that types alone cannot show; each names its key and the fix."""
+        keys = {"queue": self.queue, "serial key": self.serial_key, "job key": self.job_key, "kind": self.kind}
+        found = [check_name(what, value) for what, value in keys.items() if isinstance(value, str)]
+        found.append(check_name("schedule", name))
+        try:
+            self.ticks()
+        except ValueError as error:
+            found.append(str(error))
+        return [f"schedules.{name}: {problem}" for problem in found if problem]
+
+
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A whole configuration file."""
 
@@ -153,6 +192,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     retention: Retention = Retention()
     logging: Logging = Logging()
     queues: dict[str, Queue] = {}
+    schedules: dict[str, Schedule] = {}
     app: dict[str, Any] = {}
 
     def keep_hours(self, queue: str) -> dict[str, int]:
@@ -203,6 +243,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
                     f"queues.{name}.processes = {queue.process_count()} is more than its slots = {queue.slots}: "
                     "a process without a slot has no work; raise slots (before the first start) or lower processes"
                 )
+        for name, schedule in self.schedules.items():
+            problems += schedule.problems(name)
         group = self.process.group
         if not isinstance(group, UnsetType) and not self.queues_here():
             groups = sorted({self.group_of(name) for name in self.queues})
@@ -213,6 +255,10 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 f"process.beat_interval_s = {self.process.beat_interval_s:g}: raise the former or lower the latter"
             )
         return problems
+
+
+TABLES: dict[str, type[Struct]] = {"queues": Queue, "schedules": Schedule}
+"""Tables that have a table for each name."""
 
 
 def load(
@@ -261,9 +307,9 @@ def _convert(tree: dict[str, Any]) -> tuple[Settings | None, list[str]]:
     for name, value in tree.items():
         if name not in types:
             problems.append(f"unknown table [{name}]: the tables are {', '.join(types)}")
-        elif name == "queues" and isinstance(value, dict):
-            for queue, table in value.items():
-                problems += _convert_table(f"queues.{queue}", table, Queue)
+        elif name in TABLES and isinstance(value, dict):
+            for key, table in value.items():
+                problems += _convert_table(f"{name}.{key}", table, TABLES[name])
         else:
             problems += _convert_table(name, value, types[name])
     return None, problems
@@ -280,6 +326,11 @@ def _convert_table(name: str, table: Any, as_type: Any) -> list[str]:
             problems.append(f"unknown key {name}.{key}: the keys of [{name}] are {', '.join(types)}")
         else:
             problems += _problem(f"{name}.{key}", value, types[key])
+    problems += [
+        f"{name}.{field.name} is missing: the table [{name}] needs it"
+        for field in msgspec.structs.fields(as_type)
+        if field.required and field.name not in table
+    ]
     return problems
 
 
@@ -287,7 +338,8 @@ def _problem(key: str, value: Any, as_type: Any) -> list[str]:
     try:
         msgspec.convert(value, as_type)
     except msgspec.ValidationError as error:
-        secret = key.split(".")[0] in {"database", "app"} or "password" in str(value) or "://" in str(value)
+        secret = key.split(".")[0] in {"database", "app"} or key.endswith((".args", ".metadata"))
+        secret = secret or "password" in str(value) or "://" in str(value)
         shown = "" if secret else f" (it is {value!r})"
         return [f"{key}: {error}{shown}"]
     return []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import types
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
@@ -10,7 +12,7 @@ import msgspec
 import pytest
 
 from wqcore.errors import ConfigError
-from wqcore.settings import Database, Queue, Settings, load
+from wqcore.settings import Database, Queue, Schedule, Settings, load
 
 DSN = "postgresql://me:s3cret@db.example/x"
 
@@ -66,6 +68,42 @@ def test_what_types_alone_cannot_show_is_found_too(tmp_path: Path) -> None:
     )
     for key in ("database.dsn", "database.schema", "process.group", "process.dead_after_s", "queues.default.processes"):
         assert [problem for problem in problems if key in problem], (key, problems)
+
+
+def test_a_schedule_that_cannot_work_is_named_with_all_its_problems(tmp_path: Path) -> None:
+    problems = problems_of(
+        tmp_path,
+        """
+        [database]
+        dsn = "x"
+        [schedules.a]
+        kind = "k"
+        cron = "61 * * * *"
+        [schedules.b]
+        kind = "k"
+        cron = "* * * * *"
+        every_s = 5
+        [schedules.c]
+        kind = "k"
+        [schedules.d]
+        kind = "k"
+        cron = "* * * * *"
+        timezone = "Berlin"
+        job_key = ""
+        """,
+    )
+    texts = ["a: .*Bad minute", "b: .*not both", "c: .*either cron or every_s", "d: .*job key is empty", "d: .*IANA"]
+    assert len(problems) == len(texts)
+    for text in texts:
+        assert [problem for problem in problems if re.search(f"schedules.{text}", problem)], (text, problems)
+
+
+def test_a_schedule_without_its_kind_or_with_a_wrong_key_is_named(tmp_path: Path) -> None:
+    problems = problems_of(
+        tmp_path, '[database]\ndsn = "x"\n[schedules.a]\ncron = "* * * * *"\n[schedules.b]\nkind = "k"\nevery = 3'
+    )
+    assert "schedules.a.kind is missing" in problems[0]
+    assert "schedules.b.every" in problems[1]
 
 
 def test_the_environment_wins_over_the_file_and_the_command_line_over_both(tmp_path: Path) -> None:
@@ -134,6 +172,14 @@ def test_the_reference_shows_every_option_with_its_default() -> None:
     tree = msgspec.toml.decode(text.encode())
     for table in msgspec.structs.fields(Settings):
         if table.name == "app":
+            continue
+        if table.name == "schedules":
+            for field in msgspec.structs.fields(Schedule):
+                default = ""
+                if not field.required and not _may_be_unset(field.type):
+                    value = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+                    default = json.dumps(value)
+                assert f"# {field.name} = {default}" in text, f"schedules.{field.name}"
             continue
         if table.name == "queues":
             assert tree["queues"], "no example queue"

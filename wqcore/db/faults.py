@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psycopg
 
-from wqcore.errors import DatabaseUnavailable, SchemaError
+from wqcore.errors import DatabaseUnavailable, InsertError, SchemaError
 
 _REPEAT_LATER_CLASSES = (
     "08",  # connection exception
@@ -51,6 +51,19 @@ def schema_problem(error: BaseException, schema: str) -> SchemaError | None:
             f"the schema {schema!r} is missing or too old for this version of wqcore: run `wqcore migrate`"
         )
     return None
+
+
+def refusal(error: BaseException) -> InsertError | None:
+    """An InsertError when the SQL function `enqueue` has refused a job, with its hint; else None."""
+    if isinstance(error, psycopg.Error) and error.sqlstate == "22023":
+        hint = f". {error.diag.message_hint}" if error.diag.message_hint else ""
+        return InsertError(f"{error.diag.message_primary}{hint}")
+    return None
+
+
+def waited_too_long(error: BaseException) -> bool:
+    """True when a lock was not to be had within lock_timeout: somebody else's transaction stays open."""
+    return isinstance(error, psycopg.errors.LockNotAvailable)
 
 
 def one_line(error: BaseException) -> str:

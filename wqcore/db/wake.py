@@ -31,6 +31,11 @@ def channel(schema: str, queue: str) -> str:
     return "wq:" + hashlib.sha256(f"{schema}\x00{queue}".encode()).hexdigest()[:32]
 
 
+def schedules_channel(schema: str) -> str:
+    """The channel on which keepers hear that a schedule was changed; no queue has an empty name."""
+    return channel(schema, "")
+
+
 def payload(pairs: set[tuple[int, int]], *, due: bool) -> str:
     """The payload for new jobs; more pairs than fit one notification become `all`."""
     words = [f"{slot}:{priority}" for slot, priority in sorted(pairs)]

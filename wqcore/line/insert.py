@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Self, TypedDict
+from typing import Any, NamedTuple, Self, TypedDict
 
 import msgspec
 
@@ -17,9 +17,7 @@ from wqcore import clock
 from wqcore.catalog import Kind
 from wqcore.db.connect import BigIntArray
 from wqcore.errors import ArgsTooLarge, InsertError, InvalidArgs, UnknownQueue
-from wqcore.job import ATTEMPTS_MAX, PRIORITY_MAX, PRIORITY_MIN, Unique, check_name
-
-JobKeyMode = Literal["replace", "preserve_run_at", "unsafe_dedupe"]
+from wqcore.job import ATTEMPTS_MAX, PRIORITY_MAX, PRIORITY_MIN, JobKeyMode, Unique, check_name
 
 
 class InsertOptions(msgspec.Struct, frozen=True, kw_only=True):

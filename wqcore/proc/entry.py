@@ -11,17 +11,22 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 import uvloop
 from setproctitle import setproctitle
 
 from wqcore import clock
 from wqcore.catalog import catalog
-from wqcore.errors import WqcoreError
+from wqcore.db import faults
+from wqcore.db.connect import connect_sync
+from wqcore.errors import DatabaseUnavailable, WqcoreError
 from wqcore.keeper import Keeper, read_lines
+from wqcore.launch import sync_kinds
 from wqcore.proc.board import DRAINING, FREE, WORKING, Sheet
 from wqcore.proc.children import EXIT_BOOT_FAILED, EXIT_FENCED
 from wqcore.proc.master import Post
 from wqcore.proc.preload import preload
+from wqcore.recurring import declared
 from wqcore.resource import close_resources, use_app_settings
 from wqcore.settings import Settings
 from wqcore.shard import Shard
@@ -51,12 +56,30 @@ def worker(post: Post) -> int:
     try:
         if not program.settings.process.preload:
             preload(program.settings.process.handlers, timeout_s=program.settings.process.boot_timeout_s)
+            _make_kinds_known(post, program)
         use_app_settings(program.settings.app)
     except WqcoreError as error:
         log.error("%s: %s", post.place, error)
         return EXIT_BOOT_FAILED
     sheet.set_kinds([kind.name for kind in catalog])
     return _run(_work(post, program, sheet))
+
+
+def _make_kinds_known(post: Post, program: Program) -> None:
+    """Without a preload the master has seen no kind: the first worker of each queue tells the database.
+
+    Nothing that runs depends on it, only callers from SQL and schedules: an outage is no reason not to start.
+    """
+    if not post.place.endswith("/0"):
+        return
+    try:
+        conn = connect_sync(program.dsn, program.settings.database, name="wqcore launch")
+        try:
+            sync_kinds(conn, program.settings, catalog)
+        finally:
+            conn.close()
+    except (psycopg.Error, DatabaseUnavailable) as error:
+        log.warning("kinds are not made known to callers from SQL before the next start: %s", faults.one_line(error))
 
 
 def keeper(post: Post) -> int:
@@ -149,6 +172,7 @@ async def _keep(post: Post, program: Program, sheet: Sheet) -> int:
         live_shards=lambda: {other.shard for other in sheets if other.state != FREE},
         master_lives=lambda: clock.monotonic_ns() - board.tick_ns < MASTER_SILENT_S * 1e9,
         answered=lambda number: _answer(post.answers_fd, number),
+        declared=declared(program.settings),
     )
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, worker_of_master.leave)

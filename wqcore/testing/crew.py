@@ -28,6 +28,7 @@ from wqcore.db.statements import Statements
 from wqcore.errors import LeaseLost, NotDrained
 from wqcore.keeper import Keeper
 from wqcore.proc.board import Board, Sheet
+from wqcore.recurring import declared
 from wqcore.resource import close_resources
 from wqcore.settings import Settings
 from wqcore.shard import Shard
@@ -214,6 +215,7 @@ class Crew:
             live_shards=lambda: set(self._sheets),
             master_lives=lambda: True,
             answered=lambda number: None,
+            declared=declared(self._settings),
         )
 
     async def beat(self) -> None:

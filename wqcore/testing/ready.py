@@ -20,6 +20,7 @@ from wqcore.db import migrate
 from wqcore.db.connect import connect_sync
 from wqcore.db.statements import Statements
 from wqcore.errors import UnknownQueue
+from wqcore.recurring import declared
 from wqcore.settings import Database, Queue, Settings
 
 Queues = Iterable[str] | Mapping[str, Queue]
@@ -33,14 +34,14 @@ _told: dict[tuple[str, str], dict[str, Queue]] = {}
 async def prepare(
     dsn: str, *, queues: Queues = ("default",), schema: str = "wqcore", catalog: Catalog = default_catalog
 ) -> None:
-    """Migrates the database, and makes queues and kinds known to it. May be called again.
+    """Migrates the database, and makes queues, kinds and recurring jobs known to it. May be called again.
 
     Args:
         dsn: where the database is; its user must be allowed to create the schema.
         queues: names, or name → `wqcore.settings.Queue` with limits, slots and workers. A queue that the database
             has already keeps its slots.
         schema: wqcore's schema, default `wqcore`.
-        catalog: the kinds; default those that the program has declared so far.
+        catalog: the kinds; default those that the program has declared so far, with its recurring jobs.
 
     Raises DatabaseUnavailable, SchemaError, or ConfigError (a `Queue` asks for other slots than the database has).
     """
@@ -64,6 +65,8 @@ def prepare_now(dsn: str, queues: Queues, schema: str, catalog: Catalog) -> None
     conn = connect_sync(dsn, database, name="wqcore testing")
     try:
         launch.sync_kinds(conn, settings, catalog)
+        if catalog is default_catalog:
+            launch.sync_schedules(conn, settings, declared(settings), lambda text: None)
     finally:
         conn.close()
     told.update(chosen)

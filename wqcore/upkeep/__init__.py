@@ -1,1 +1,1 @@
-"""What keeps the line safe while it runs: beat, rescue, retire. `keeper.py` composes it on its clocks."""
+"""What keeps the line safe while it runs: beat, rescue, cron, retire. `keeper.py` composes it on its clocks."""

@@ -16,8 +16,8 @@ import msgspec
 from wqcore.catalog import Catalog
 from wqcore.client import SyncClient
 from wqcore.errors import InsertError
-from wqcore.job import Unique
-from wqcore.line.insert import InsertOptions, JobKeyMode
+from wqcore.job import JobKeyMode, Unique
+from wqcore.line.insert import InsertOptions
 
 REFUSALS_SHOWN_MAX = 50
 

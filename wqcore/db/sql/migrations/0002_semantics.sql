@@ -83,15 +83,38 @@ create table {schema}.schedule (
     -- queue, priority, max_attempts, serial_key, job_key, job_key_mode, metadata of each job
     options      jsonb not null default '{}',
     paused_at    timestamptz,
-    -- the last tick that made its job: a conditional update of it makes each tick happen once
+    -- the last tick that made its job, and the first one that has not been dealt with: a conditional update of both
+    -- makes each tick happen once
     last_tick    timestamptz,
     next_tick    timestamptz,
     last_job     bigint,
+    -- why the due tick could not make its job
+    last_error   text,
     created_at   timestamptz not null default now(),
+    -- the version of the row: a null next_tick means the first tick after this
     updated_at   timestamptz not null default now(),
     check ((cron is null) <> (every_s is null))
 );
 create index schedule_next on {schema}.schedule (next_tick) where paused_at is null;
+
+-- Which masters declare a schedule, in code or configuration; it goes with the master's row.
+create table {schema}.declaration (
+    process  uuid not null references {schema}.process (id) on delete cascade,
+    schedule text collate "C" not null,
+    primary key (process, schedule)
+);
+
+-- Keepers hear of every change, by whatever program; their own ticks leave updated_at alone.
+create function {schema}.schedule_changed() returns trigger
+language plpgsql as $fn$
+begin
+    perform pg_notify('wq:' || left(encode(sha256(convert_to({schema_literal}, 'UTF8') || '\x00'::bytea), 'hex'), 32),
+                      'schedules');
+    return null;
+end
+$fn$;
+create trigger schedule_changed after insert or delete or update of updated_at on {schema}.schedule
+    for each statement execute function {schema}.schedule_changed();
 
 -- Up to this transaction the history may lack rows, because their time was over: a reader of outcomes that is behind
 -- it is told of a gap.
