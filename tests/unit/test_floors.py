@@ -17,7 +17,7 @@ FLOORS = {
     "line": 3, "upkeep": 3, "control": 3,
     "client": 4, "shard": 4, "keeper": 4,
     "proc": 5, "launch": 5,
-    "cli": 6, "": 6, "__main__": 6,
+    "cli": 6, "": 6, "__main__": 6, "testing": 6,
 }  # fmt: skip
 SIDE_STAIR = "watch"
 CLOSED = ("psycopg", "psycopg_pool", "asyncio", "uvloop", "handlers")
