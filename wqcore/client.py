@@ -39,6 +39,7 @@ from wqcore.line.insert import (
     KeyedJob,
     NewJob,
     Options,
+    checked_options,
     columns_of,
     with_keywords,
 )
@@ -89,7 +90,10 @@ class _Front:
         args, options = item if isinstance(item, tuple) else (item, NO_OPTIONS)
         if self._inserter is None:
             raise UnknownQueue("the client is not open: use `async with Client(…)`, or call `initialize()` first")
-        return self._inserter.row(self._catalog.kind_of(args), args, options)
+        kind = self._catalog.kind_of(args)
+        for middleware in self._catalog.insert_middleware:
+            options = checked_options(middleware(kind, args, options), middleware)
+        return self._inserter.row(kind, args, options)
 
     def checked(
         self, args: msgspec.Struct, options: InsertOptions = NO_OPTIONS

@@ -9,6 +9,9 @@ SIGKILL; it stays there until its outcome is in the database.
 
 Time-outs are armed by a number in the seat and kept by one sweep every `SWEEP_S`: no timer a job. A handler that does
 not end within `cancel_grace_s` after its cancellation is logged and counted as stuck; its seat stays taken.
+
+What runs a kind is put together once, when the seats are taken: its handler, or a thread or a batch around it
+(`threads.py`, `batches.py`), in the program's middleware.
 """
 
 from __future__ import annotations
@@ -19,13 +22,17 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from wqcore import clock
-from wqcore.catalog import Catalog
-from wqcore.job import Job, Row, RunSide
+from wqcore import around, clock
+from wqcore.catalog import Catalog, Kind
+from wqcore.job import Job, Row
+from wqcore.line import current
+from wqcore.line.batches import Batches
 from wqcore.line.ledger import KindStats
-from wqcore.line.seat import CANCELLED, GONE, LEASE, SHUTDOWN, TIMEOUT, Seat, Sheet
+from wqcore.line.seat import CANCELLED, GONE, LEASE, SHUTDOWN, TIMEOUT, Owner, Seat, Sheet
 from wqcore.line.settle import Ended
+from wqcore.line.threads import InThread, Threads
 from wqcore.line.waiting import Waiting
+from wqcore.signature import BatchHandler, Handler, ThreadHandler
 
 __all__ = ["CANCELLED", "GONE", "LEASE", "SHUTDOWN", "TIMEOUT", "Executor", "Sheet"]
 
@@ -51,7 +58,7 @@ class Executor(Waiting):
         workers: int,
         catalog: Catalog,
         sheet: Sheet,
-        run_side: RunSide,
+        run_side: Owner,
         on_change: Callable[[], None],
         cancel_grace_s: float,
         log_all_tasks: bool,
@@ -60,22 +67,46 @@ class Executor(Waiting):
         self.workers = workers
         self.flush_at = 1
         self.low_water = 0
-        self._kinds = {kind.name: (kind, number) for number, kind in enumerate(catalog)}
+        self.threads = Threads(queue)
+        self._catalog = catalog
+        self._kinds: dict[str, tuple[Kind, int, Handler]] = {}
         self._sheet = sheet
-        self._run_side = run_side
         self._cancel_grace_s = cancel_grace_s
         self._log_all = log_all_tasks
-        self._seats = [Seat(index) for index in range(workers)]
+        self._seats = [Seat(index, run_side, lambda: self._halted) for index in range(workers)]
         self._burst_began = 0.0
         self._sweeper: asyncio.Task[None] | None = None
         self._context = contextvars.copy_context()
 
     def start(self) -> None:
         """Takes the seats. Must be called on the running loop."""
+        loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
+        current.follow(loop)
+        for number, kind in enumerate(self._catalog):
+            if kind.handler is not None:
+                call = around.composed(self._caller(kind, kind.handler), self._catalog.work_middleware)
+                self._kinds |= dict.fromkeys((kind.name, *kind.aliases), (kind, number, call))
         for seat in self._seats:
+            seat.stand_on(loop)
             self._occupy(seat)
-        self._sweeper = asyncio.get_running_loop().create_task(self._sweep(), name="wqcore time-outs")
+        self._sweeper = loop.create_task(self._sweep(), name="wqcore time-outs")
+
+    def _caller(self, kind: Kind, handler: Handler) -> Handler:
+        """What calls the handler of a kind in this worker."""
+        if isinstance(handler, ThreadHandler):
+            return InThread(handler.call, self.threads)
+        if not isinstance(handler, BatchHandler):
+            return handler
+        if handler.max_batch > self.workers and kind.queue == self.queue:
+            log.warning(
+                "kind %s has max_batch = %d, but each job of a batch takes one of this process's %d workers, so its "
+                "batches stay at %d: raise queues.%s.workers or lower processes",
+                kind.name, handler.max_batch, self.workers, self.workers, self.queue,
+            )  # fmt: skip
+        return Batches(
+            handler, places=self.workers, timeout_s=kind.timeout_s, context=self._context, name=kind.name
+        )
 
     def held(self) -> list[int]:
         """The ids of all jobs that wait, are parked, or run; not of those whose outcome waits to be written."""
@@ -121,9 +152,9 @@ class Executor(Waiting):
     def running_us(self, job_id: int) -> int:
         """Microseconds since the running job `job_id` started; 0 when it does not run here."""
         now = clock.monotonic()
-        return next(
-            (int((now - seat.began) * 1e6) for seat in self._seats if seat.row and seat.row[Row.ID] == job_id), 0
-        )
+        # a thread may ask while the loop ends another seat's run, so each row is read once
+        rows = ((seat.row, seat.began) for seat in self._seats)
+        return next((int((now - began) * 1e6) for row, began in rows if row is not None and row[Row.ID] == job_id), 0)
 
     def cancel_running(self, why: str) -> None:
         """Cancels every running handler; `why` is SHUTDOWN or LEASE: the attempt is given back."""
@@ -141,11 +172,12 @@ class Executor(Waiting):
             self._refill.cancel()
         for task in tasks:
             task.cancel()
+        self.threads.close()
         await asyncio.wait(tasks, timeout=1.0)
 
     def _occupy(self, seat: Seat) -> None:
         seat.task = asyncio.get_running_loop().create_task(
-            self._sit(seat), name=f"wqcore seat {seat.index}", context=self._context.copy()
+            self._sit(seat), name=f"wqcore seat {seat.index}", context=current.context_of(seat, self._context)
         )
 
     def _head_start_over(self, seat: Seat, row: tuple[Any, ...]) -> None:
@@ -192,14 +224,14 @@ class Executor(Waiting):
         """Runs one job and records its outcome; returns the monotonic time of its end."""
         found = self._kinds.get(row[Row.KIND])
         seat.began = began = clock.monotonic()
-        if found is None or found[0].handler is None:
+        if found is None:
             self._unknown_kind(row, began)
             return began
         if row[Row.MAX_ATTEMPTS] == 0:
             self.counters.cancelled += 1
             self._end(row, began, "cancelled", REPLACED, started=False)
             return began
-        kind, number = found
+        kind, number, call = found
         self._sheet.started(seat.index, row[Row.ID], row[Row.ATTEMPT], number, int(began * 1e9))
         seat.deadline = began + kind.timeout_s
         seat.row = row
@@ -209,9 +241,9 @@ class Executor(Waiting):
                 asyncio.get_running_loop().call_later(SUSPECT_HEAD_START_S, self._head_start_over, seat, row)
         if self._log_all:
             log.info("Task started", extra=self._log_fields(row))
-        job = Job(row, self.queue, self._run_side)
+        seat.job = job = Job(row, self.queue, seat)
         try:
-            await kind.handler(kind.decode(row[Row.ARGS]), job)  # type: ignore[misc]
+            await call(kind.decode(row[Row.ARGS]), job)
         except BaseException as error:  # every way out of a handler is an outcome: also SystemExit, also cancellation
             self._record(seat, row, kind, began, error)
         else:
@@ -226,7 +258,7 @@ class Executor(Waiting):
             if self._log_all:
                 log.info("Task completed", extra=self._log_fields(row, began))
         now = clock.monotonic()
-        seat.row = None
+        seat.row = seat.job = None
         if self._alone is seat:
             self._let_others_in()
         seat.why = None
@@ -245,7 +277,7 @@ class Executor(Waiting):
             await asyncio.sleep(SWEEP_S)
             now = clock.monotonic()
             for seat in self._seats:
-                if seat.row is None or now < seat.deadline:
+                if seat.row is None or (now < seat.deadline and seat.why is None):
                     continue
                 if seat.why is None:
                     self._cancel(seat, TIMEOUT)

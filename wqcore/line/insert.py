@@ -18,6 +18,7 @@ from wqcore.catalog import Kind
 from wqcore.db.connect import BigIntArray
 from wqcore.errors import ArgsTooLarge, InsertError, InvalidArgs, UnknownQueue
 from wqcore.job import ATTEMPTS_MAX, PRIORITY_MAX, PRIORITY_MIN, Unique, check_name
+from wqcore.signature import where
 
 JobKeyMode = Literal["replace", "preserve_run_at", "unsafe_dedupe"]
 
@@ -71,6 +72,15 @@ class Options(TypedDict, total=False):
 def with_keywords(options: InsertOptions, keywords: Options) -> InsertOptions:
     """`options` with the keywords of a call put over them."""
     return msgspec.structs.replace(options, **keywords) if keywords else options
+
+
+def checked_options(options: object, middleware: object) -> InsertOptions:
+    """What an insert middleware returned. Raises InsertError when it is something else."""
+    if not isinstance(options, InsertOptions):
+        raise InsertError(
+            f"insert middleware {where(middleware)} returned a {type(options).__name__}: return the options"
+        )
+    return options
 
 
 class Inserted(int):

@@ -17,7 +17,7 @@ import msgspec
 from wqcore import backoff, clock
 from wqcore.catalog import Kind
 from wqcore.errors import LeaseLost
-from wqcore.job import Row
+from wqcore.job import Row, table_us
 from wqcore.line.seat import CANCELLED, GONE, LEASE, SHUTDOWN, TIMEOUT, Seat
 from wqcore.line.settle import Again, Ended, Outcomes, error_of
 from wqcore.outcome import Cancel, Discard, Retry, Snooze
@@ -84,12 +84,13 @@ class Ledger:
                 return
             if seat.why == TIMEOUT:
                 self.counters.timed_out += 1
-                self._fail(row, kind, began, f"timed out after {kind.timeout_s:g} s")
+                self._fail(row, kind, began, f"timed out after {kind.timeout_s:g} s{_end_of_thread(error)}")
             else:
                 self._fail(row, kind, began, "the handler raised CancelledError: something it awaited was cancelled")
         elif isinstance(error, Snooze):
             self.counters.snoozed += 1
-            self.outcomes.again.append(Again(row[Row.ID], row[Row.REVISION], row[Row.ATTEMPT], error.after_s, None))
+            after_s = self._chosen_delay_s(error) or 0.0
+            self.outcomes.again.append(Again(row[Row.ID], row[Row.REVISION], row[Row.ATTEMPT], after_s, None))
         elif isinstance(error, Cancel):
             self.counters.cancelled += 1
             self._end(row, began, "cancelled", error)
@@ -108,7 +109,13 @@ class Ledger:
             self.counters.discarded += 1
             self._end(row, began, "discarded", f"args do not fit {kind.args_type.__name__}: {error}")
         else:
-            self._fail(row, kind, began, error, after_s=error.after_s if isinstance(error, Retry) else None)
+            self._fail(row, kind, began, error, after_s=self._chosen_delay_s(error) if isinstance(error, Retry) else None)
+
+    def _chosen_delay_s(self, outcome: Retry | Snooze) -> float | None:
+        """Seconds from now, by the database's clock, until the time that a handler has chosen; None: it chose none."""
+        if outcome.at is None:
+            return outcome.after_s
+        return max(0.0, -self.seconds_since(table_us(outcome.at)))
 
     def _fail(
         self,
@@ -168,6 +175,11 @@ class Ledger:
         if error is not None:
             fields["error"] = error
         return fields
+
+
+def _end_of_thread(error: BaseException) -> str:
+    """What a thread raised in the end, after it was asked to stop."""
+    return "" if error.__cause__ is None else f"; its thread ended later, with {_shown(error.__cause__)}"
 
 
 def _shown(error: BaseException | str) -> str:

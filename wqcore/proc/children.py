@@ -21,6 +21,8 @@ _PR_SET_PDEATHSIG = 1
 
 EXIT_FENCED = 75
 """A worker that found its lease gone; its jobs have been rescued already."""
+EXIT_LEFT_THREADS = 76
+"""A worker whose `def` handlers outlived its drain: their jobs are free once it is dead, and nothing is charged."""
 EXIT_BOOT_FAILED = 70
 """A child that could not start and has said why."""
 
