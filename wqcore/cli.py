@@ -28,6 +28,7 @@ from wqcore.db.connect import connect_sync
 from wqcore.errors import ConfigError, DatabaseUnavailable, InsertError, SchemaError, WqcoreError
 from wqcore.line.insert import InsertOptions
 from wqcore.proc.preload import preload
+from wqcore.resource import app_problems, use_app_settings
 from wqcore.settings import Settings, load
 from wqcore.version import VERSION
 from wqcore.watch import bulk, log, status
@@ -192,6 +193,8 @@ def check_config(config: ConfigOption = None) -> None:
         for kind in catalog
         if kind.handler is None and not kind.planned
     ]
+    use_app_settings(settings.app)
+    problems += app_problems()
     if problems:
         raise ConfigError(problems)
     for place in launch.places(settings):

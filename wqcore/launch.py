@@ -21,6 +21,7 @@ from wqcore.errors import ConfigError
 from wqcore.proc.children import Place
 from wqcore.proc.master import Master, Orders
 from wqcore.proc.preload import preload
+from wqcore.resource import app_problems, use_app_settings
 from wqcore.settings import Settings
 from wqcore.version import VERSION
 
@@ -105,6 +106,10 @@ def run(settings: Settings, dsn: str, say: Callable[[str], None]) -> int:
         raise ConfigError(
             [f"process.handlers = {settings.process.handlers} declare no kind: put @wqcore.kind on an args type there"]
         )
+    use_app_settings(settings.app)
+    problems = app_problems()
+    if problems:
+        raise ConfigError(problems)
     _declare(settings, dsn)
     group = settings.process.group if isinstance(settings.process.group, str) else "all queues"
     title = f"wqcore: master {group}"

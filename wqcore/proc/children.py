@@ -68,6 +68,8 @@ class Death:
 
     def describe(self) -> str:
         """E.g. `worker died (signal 9)`."""
+        if self.exit_code == EXIT_LEFT_THREADS:
+            return "worker left handlers in threads behind, which ended with it"
         if self.child.why_killed:
             return f"worker killed: {self.child.why_killed}"
         if os.WIFSIGNALED(self.status):
