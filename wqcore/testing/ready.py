@@ -44,10 +44,11 @@ async def prepare(
 
     Raises DatabaseUnavailable, SchemaError, or ConfigError (a `Queue` asks for other slots than the database has).
     """
-    await asyncio.to_thread(_prepare, dsn, queues, schema, catalog)
+    await asyncio.to_thread(prepare_now, dsn, queues, schema, catalog)
 
 
-def _prepare(dsn: str, queues: Queues, schema: str, catalog: Catalog) -> None:
+def prepare_now(dsn: str, queues: Queues, schema: str, catalog: Catalog) -> None:
+    """`prepare` for code without an event loop."""
     database = Database(dsn=dsn, schema=schema, migrate="auto")
     slots = _known_slots(dsn, database)
     told = _told.setdefault((dsn, schema), {})
