@@ -39,8 +39,8 @@ from wqcore.line.insert import (
     KeyedJob,
     NewJob,
     Options,
-    checked_options,
     columns_of,
+    seen_by,
     with_keywords,
 )
 from wqcore.settings import Database, Insert, Settings
@@ -91,9 +91,7 @@ class _Front:
         if self._inserter is None:
             raise UnknownQueue("the client is not open: use `async with Client(…)`, or call `initialize()` first")
         kind = self._catalog.kind_of(args)
-        for middleware in self._catalog.insert_middleware:
-            options = checked_options(middleware(kind, args, options), middleware)
-        return self._inserter.row(kind, args, options)
+        return self._inserter.row(kind, args, seen_by(self._catalog.insert_middleware, kind, args, options))
 
     def checked(
         self, args: msgspec.Struct, options: InsertOptions = NO_OPTIONS

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Self, TypedDict
 
 import msgspec
@@ -74,12 +74,16 @@ def with_keywords(options: InsertOptions, keywords: Options) -> InsertOptions:
     return msgspec.structs.replace(options, **keywords) if keywords else options
 
 
-def checked_options(options: object, middleware: object) -> InsertOptions:
-    """What an insert middleware returned. Raises InsertError when it is something else."""
-    if not isinstance(options, InsertOptions):
-        raise InsertError(
-            f"insert middleware {where(middleware)} returned a {type(options).__name__}: return the options"
-        )
+def seen_by(
+    middlewares: Sequence[Callable[..., Any]], kind: Kind, args: msgspec.Struct, options: InsertOptions
+) -> InsertOptions:
+    """The options after the insert middleware. Raises what it raises, or InsertError when it returns something else."""
+    for middleware in middlewares:
+        options = middleware(kind, args, options)
+        if not isinstance(options, InsertOptions):
+            raise InsertError(
+                f"insert middleware {where(middleware)} returned a {type(options).__name__}: return the options"
+            )
     return options
 
 
