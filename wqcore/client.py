@@ -91,7 +91,9 @@ class _Front:
         if self._inserter is None:
             raise UnknownQueue("the client is not open: use `async with Client(…)`, or call `initialize()` first")
         kind = self._catalog.kind_of(args)
-        return self._inserter.row(kind, args, seen_by(self._catalog.insert_middleware, kind, args, options))
+        if self._catalog.insert_middleware:
+            options = seen_by(self._catalog.insert_middleware, kind, args, options)
+        return self._inserter.row(kind, args, options)
 
     def checked(
         self, args: msgspec.Struct, options: InsertOptions = NO_OPTIONS

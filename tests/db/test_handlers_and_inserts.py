@@ -15,6 +15,7 @@ from wqcore import launch, testing
 from wqcore.backoff import river
 from wqcore.catalog import Catalog, Kind
 from wqcore.client import Client, SyncClient
+from wqcore.db.connect import AsyncConnection
 from wqcore.errors import InsertError
 from wqcore.job import Job
 from wqcore.line.insert import InsertOptions
@@ -113,7 +114,9 @@ async def test_a_thread_completes_its_job_in_its_own_transaction(database: Fresh
     assert database.sql("select id, attempt from {s}.job") == [(second, 1)]
 
 
-async def test_a_snooze_until_a_time_is_due_at_that_time(database: Fresh, catalog: Catalog) -> None:
+async def test_a_snooze_until_a_time_is_due_at_that_time(
+    database: Fresh, catalog: Catalog, aconn: AsyncConnection
+) -> None:
     dsn: Any = database.settings.database.dsn
     schema = database.settings.database.schema
     until = database.one("select now()") + dt.timedelta(hours=1)
@@ -126,5 +129,9 @@ async def test_a_snooze_until_a_time_is_due_at_that_time(database: Fresh, catalo
     async with Client(database.settings, catalog=catalog) as client:
         await client.insert(Note(1))
     await testing.drain(dsn, queues=["default"], schema=schema, catalog=catalog)
+    async with aconn.transaction(force_rollback=True):
+        ran = await testing.run_inline(aconn, Note(2), schema=schema, catalog=catalog)
+    assert ran.delay_s is not None
+    assert 0 <= 3600 - ran.delay_s < 600
     off = abs((database.one("select run_at from {s}.job") - until).total_seconds())
     assert off < 30  # the time that the outcome took to be written, on a slow machine

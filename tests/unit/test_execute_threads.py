@@ -132,6 +132,17 @@ async def test_what_a_cancelled_thread_raises_ends_its_job(
     assert ended.outcome == outcome
 
 
+async def test_a_cancelled_thread_that_runs_on_is_counted_as_stuck_long_before_its_time_out(
+    room: Room, gate: Gate
+) -> None:
+    room.kind("k", threaded(gate), timeout_s=3600)
+    executor = room.start(cancel_grace_s=0.05)
+    executor.add([row(1)])
+    await room.until(gate.entered.is_set)
+    executor.cancel_jobs({1: "not wanted"})
+    await room.until(lambda: executor.counters.stuck == 1)
+
+
 async def test_no_other_job_of_the_key_starts_while_the_thread_runs_on(room: Room, gate: Gate) -> None:
     gate.error = RuntimeError("late")
     room.kind("k", threaded(gate), timeout_s=0.05)

