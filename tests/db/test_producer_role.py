@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,9 @@ def login(database: Fresh) -> Iterator[Callable[..., psycopg.Connection[Any]]]:
 
     yield connect
     for role, conn in made:
+        backend = conn.info.backend_pid
         conn.close()
+        _wait_for_the_end_of(database, backend)
         database.conn.execute(sql.SQL("reassign owned by {} to postgres").format(role))
         database.conn.execute(sql.SQL("drop owned by {}").format(role))
         database.conn.execute(sql.SQL("drop role {}").format(role))
@@ -58,6 +61,14 @@ def producer(database: Fresh) -> Iterator[str]:
     role = roles.make_producer(database.conn, database.schema)
     yield role
     _drop(database, role)
+
+
+def _wait_for_the_end_of(database: Fresh, backend: int) -> None:
+    """A backend drops its temporary tables after its client has gone; they must not vanish under `drop owned`."""
+    until = time.monotonic() + 30
+    while database.one("select exists (select from pg_stat_activity where pid = %s)", backend):
+        assert time.monotonic() < until, "the backend of a closed connection does not end"
+        time.sleep(0.01)
 
 
 def _drop(database: Fresh, role: str) -> None:
