@@ -89,9 +89,10 @@ def sync_kinds(conn: Connection, settings: Settings, kinds: Iterable[Kind]) -> N
     """Makes kinds known to callers without Python: the SQL function `enqueue`, and schedules."""
     statements = Statements(settings.database.schema)
     with conn.transaction():
-        for kind in sorted(kinds, key=lambda kind: kind.name):
-            for row in kind.described(args_bytes_max=settings.insert.args_bytes_max):
-                conn.execute(statements["sync_kind"], row)
+        rows = [row for kind in kinds for row in kind.described(args_bytes_max=settings.insert.args_bytes_max)]
+        # by name, aliases among them: two masters that start at once must not lock each other out
+        for row in sorted(rows, key=lambda row: row["name"]):
+            conn.execute(statements["sync_kind"], row)
 
 
 def run(settings: Settings, dsn: str, say: Callable[[str], None]) -> int:
