@@ -46,6 +46,9 @@ class Http(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     proxy: str | None = None
 
 
+http = wqcore.settings_for("http", Http)
+
+
 class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where an endpoint is, and the key that opens it.
 
@@ -141,7 +144,7 @@ def _refusal(status: int, text: str, where: str) -> wqcore.Outcome:
 @wqcore.resource
 async def caller() -> AsyncIterator[Caller]:
     """The worker's HTTP client. Raises ConfigError when `[app.http]` does not fit."""
-    limits = wqcore.app_settings("http", Http)
+    limits = http()
     async with httpx.AsyncClient(
         timeout=httpx.Timeout(limits.total_timeout_s, connect=limits.connect_timeout_s),
         limits=httpx.Limits(max_connections=limits.connections_max, max_keepalive_connections=limits.connections_max),

@@ -17,6 +17,8 @@ from handlers import calls
 
 logger = logging.getLogger(__name__)
 
+endpoints = wqcore.settings_for("endpoints", dict[str, calls.Endpoint])
+
 
 @wqcore.kind("indexEndpoint", queue="internal-queue", max_attempts=3, timeout_s=300)
 class IndexEndpoint(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -133,9 +135,7 @@ async def index_endpoint(args: IndexEndpoint, job: wqcore.Job) -> None:
 
 
 def _endpoint(endpoint_id: str) -> calls.Endpoint:
-    # app_settings is typed for structs, but a table whose keys are ids is a dict.
-    known = wqcore.app_settings("endpoints", dict[str, calls.Endpoint])
-    endpoint = known.get(endpoint_id)
+    endpoint = endpoints().get(endpoint_id)
     if endpoint is None:
         raise wqcore.Discard(f"no endpoint {endpoint_id!r}: add [app.endpoints.{endpoint_id}] with url and api_key")
     return endpoint

@@ -78,6 +78,9 @@ class Smtp(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         return f"<Smtp {self.host}:{self.port or 'default port'} {self.tls}>"
 
 
+smtp = wqcore.settings_for("smtp", Smtp)
+
+
 def header_line(text: str) -> str:
     """`text`, if a header can hold it without becoming another header. Raises ValueError."""
     if len(text) > HEADER_CHARS_MAX:
@@ -226,7 +229,7 @@ def _is_closed_by_server(error: BaseException) -> bool:
 @wqcore.resource
 async def connections() -> AsyncIterator[Connections]:
     """The worker's connections to the mail server of `[app.smtp]`. Raises ConfigError when the settings do not fit."""
-    pool = Connections(wqcore.app_settings("smtp", Smtp))
+    pool = Connections(smtp())
     try:
         yield pool
     finally:

@@ -3,6 +3,7 @@
 The public names are those below. How a job travels, in reading order:
 
     catalog     what kinds of jobs exist              job, outcome   what a handler receives and may say
+    signature   which forms a handler may have        around, hooks  middleware; what runs at start and stop
     client      inserting                             line/          insert → turn → execute → settle
     shard       one worker's loop                     upkeep/        beat, rescue, cron, retire
     keeper      upkeep on its clocks                  proc/          board, children, worker, master
@@ -11,7 +12,16 @@ The public names are those below. How a job travels, in reading order:
 
 from __future__ import annotations
 
-from wqcore.catalog import Catalog, Kind, catalog, handler, kind, resolve_queue
+from wqcore.catalog import (
+    Catalog,
+    Kind,
+    catalog,
+    handler,
+    insert_middleware,
+    kind,
+    resolve_queue,
+    work_middleware,
+)
 from wqcore.client import Client, SyncClient
 from wqcore.control.schedules import ScheduleInfo
 from wqcore.errors import (
@@ -19,6 +29,7 @@ from wqcore.errors import (
     ConfigError,
     DatabaseUnavailable,
     DeclarationError,
+    HookFailed,
     InsertError,
     InvalidArgs,
     InvalidLimits,
@@ -33,18 +44,23 @@ from wqcore.errors import (
     UnknownSchedule,
     WqcoreError,
 )
+from wqcore.hooks import on_start, on_stop
 from wqcore.job import Job, JobState, Unique
+from wqcore.line.current import current_job
 from wqcore.line.insert import Inserted, InsertedMany, InsertOptions
 from wqcore.outcome import Cancel, Discard, Outcome, Retry, Snooze
 from wqcore.recurring import recurring
-from wqcore.resource import app_settings, resource
+from wqcore.resource import AppSettings, app_settings, resource, settings_for
 from wqcore.settings import Settings, load
+from wqcore.signature import BatchItem
 from wqcore.version import VERSION
 
 __version__ = VERSION
 
 __all__ = [
+    "AppSettings",
     "ArgsTooLarge",
+    "BatchItem",
     "Cancel",
     "Catalog",
     "Client",
@@ -52,6 +68,7 @@ __all__ = [
     "DatabaseUnavailable",
     "DeclarationError",
     "Discard",
+    "HookFailed",
     "InsertError",
     "InsertOptions",
     "Inserted",
@@ -80,10 +97,16 @@ __all__ = [
     "WqcoreError",
     "app_settings",
     "catalog",
+    "current_job",
     "handler",
+    "insert_middleware",
     "kind",
     "load",
+    "on_start",
+    "on_stop",
     "recurring",
     "resolve_queue",
     "resource",
+    "settings_for",
+    "work_middleware",
 ]

@@ -9,32 +9,35 @@ A kind is declared where its args type is defined, and its handler where the wor
     @wqcore.handler
     async def send_welcome(args: SendWelcome, job: wqcore.Job) -> None: ...
 
+A handler may also be a `def`, or take a batch of jobs (`signature.py`), and middleware may stand around it (`around.py`).
 A process that only inserts needs to import the types, not the handlers.
 """
 
 from __future__ import annotations
 
-import inspect
 import re
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, TypeVar, get_type_hints
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, overload
 
 import msgspec
 
+from wqcore import around, described, signature
 from wqcore import backoff as backoff_policies
-from wqcore import described
 from wqcore.errors import DeclarationError, InvalidArgs, PlannedKind, UnknownKind
-from wqcore.job import ATTEMPTS_MAX, PRIORITY_MAX, PRIORITY_MIN, Job, Unique, check_name
+from wqcore.job import ATTEMPTS_MAX, PRIORITY_MAX, PRIORITY_MIN, Unique, check_name
+from wqcore.signature import BatchHandler, Handler
 
 DEFAULT_QUEUE = "default"
 DEFAULT_PRIORITY = 1
 DEFAULT_MAX_ATTEMPTS = 3
 DEFAULT_TIMEOUT_S = 60.0
+DEFAULT_MAX_WAIT_S = 0.05
 
 ArgsType = TypeVar("ArgsType", bound=type[msgspec.Struct])
-HandlerFunction = TypeVar("HandlerFunction", bound=Callable[..., Awaitable[None]])
+HandlerFunction = TypeVar("HandlerFunction", bound=Callable[..., Any])
+WorkFunction = TypeVar("WorkFunction", bound=around.WorkMiddleware)
+InsertFunction = TypeVar("InsertFunction", bound=Callable[..., Any])
 SerialKey = Callable[[Any], str | None]
-Handler = Callable[[Any, Job], Awaitable[None]]
 
 
 class Kind:
@@ -53,8 +56,10 @@ class Kind:
         backoff: backoff_policies.Backoff,
         planned: bool,
         unique: Unique | None = None,
+        aliases: tuple[str, ...] = (),
     ) -> None:
         self.name = name
+        self.aliases = aliases
         self.args_type = args_type
         self.queue = queue
         self.serial_key = _key_function(serial_key, args_type)
@@ -77,7 +82,7 @@ class Kind:
         template = described.template_for_sql(self.serial_key_template, self.args_type)
         return [
             {
-                "name": self.name,
+                "name": name,
                 "stands_for": self.name,
                 "queue": self.queue,
                 "priority": self.priority,
@@ -90,15 +95,19 @@ class Kind:
                 "args_bytes_max": args_bytes_max,
                 "planned": self.planned,
             }
+            for name in (self.name, *self.aliases)
         ]
 
 
 class Catalog:
-    """The kinds of one program, by name and by args type."""
+    """The kinds of one program, by name and by args type, and the middleware around them."""
 
     def __init__(self) -> None:
+        self.work_middleware: list[around.WorkMiddleware] = []
+        self.insert_middleware: list[Callable[..., Any]] = []
         self._by_name: dict[str, Kind] = {}
         self._by_type: dict[type, Kind] = {}
+        self._by_alias: dict[str, Kind] = {}
 
     def __iter__(self) -> Iterator[Kind]:
         return iter(self._by_name.values())
@@ -107,14 +116,15 @@ class Catalog:
         return len(self._by_name)
 
     def get(self, name: str) -> Kind | None:
-        """The kind of that name, or None."""
-        return self._by_name.get(name)
+        """The kind of that name or alias, or None."""
+        return self._by_name.get(name) or self._by_alias.get(name)
 
     def declare(self, kind: Kind) -> None:
         """Adds a kind. Raises DeclarationError if its name or type is taken or a value is out of range."""
-        problem = check_name("kind", kind.name) or check_name("queue", kind.queue)
-        if problem:
-            raise DeclarationError(problem)
+        names = (kind.name, *kind.aliases)
+        for problem in (check_name("queue", kind.queue), *(check_name("kind", name) for name in names)):
+            if problem:
+                raise DeclarationError(problem)
         if not PRIORITY_MIN <= kind.priority <= PRIORITY_MAX:
             raise DeclarationError(
                 f"kind {kind.name}: priority {kind.priority} is outside {PRIORITY_MIN} … {PRIORITY_MAX}"
@@ -123,28 +133,37 @@ class Catalog:
             raise DeclarationError(f"kind {kind.name}: max_attempts {kind.max_attempts} is outside 1 … {ATTEMPTS_MAX}")
         if not 0 < kind.timeout_s <= 7 * 24 * 3600:
             raise DeclarationError(f"kind {kind.name}: timeout_s {kind.timeout_s} is outside 0 … 604800")
-        other = self._by_name.get(kind.name)
-        if other is not None:
-            raise DeclarationError(
-                f"kind {kind.name!r} is declared twice: by {_where(other.args_type)} and by {_where(kind.args_type)}; "
-                "rename one"
-            )
+        for name in names:
+            other = self.get(name) or (kind if names.count(name) > 1 else None)
+            if other is not None:
+                raise DeclarationError(
+                    f"kind {name!r} is declared twice, as a name or an alias: by {signature.where(other.args_type)} and "
+                    f"by {signature.where(kind.args_type)}; rename one"
+                )
         self._by_name[kind.name] = kind
+        self._by_alias |= dict.fromkeys(kind.aliases, kind)
         self._by_type[kind.args_type] = kind
 
-    def attach(self, function: Callable[..., Awaitable[None]]) -> None:
+    def attach(
+        self, function: Callable[..., Any], *, max_batch: int | None = None, max_wait_s: float = DEFAULT_MAX_WAIT_S
+    ) -> None:
         """Makes `function` the handler of the kind whose args type annotates its first parameter."""
-        handler, args_type = _as_handler(function)
+        handler, args_type = signature.read(function, max_batch, max_wait_s)
         kind = self._by_type.get(args_type)
         if kind is None:
             raise DeclarationError(
-                f"handler {_where(function)} takes {args_type!r}, which is not declared as a kind; "
+                f"handler {signature.where(function)} takes {args_type!r}, which is not declared as a kind; "
                 "put @wqcore.kind(...) on that type"
             )
         if kind.planned:
             raise DeclarationError(f"kind {kind.name!r} has a handler now; remove planned=True from its declaration")
         if kind.handler is not None:
-            raise DeclarationError(f"kind {kind.name!r} has two handlers; the second is {_where(function)}")
+            raise DeclarationError(f"kind {kind.name!r} has two handlers; the second is {signature.where(function)}")
+        if isinstance(handler, BatchHandler) and handler.max_wait_s >= kind.timeout_s:
+            raise DeclarationError(
+                f"kind {kind.name!r}: a batch may wait {handler.max_wait_s:g} s for its jobs, but the time-out of each is "
+                f"{kind.timeout_s:g} s; lower max_wait_s or raise timeout_s"
+            )
         kind.handler = handler
 
     def kind_of(self, args: msgspec.Struct) -> Kind:
@@ -158,8 +177,8 @@ class Catalog:
         return _working(kind)
 
     def kind_named(self, name: str) -> Kind:
-        """The kind called `name`. Raises UnknownKind or PlannedKind."""
-        kind = self._by_name.get(name)
+        """The kind called `name`, or that has it as an alias. Raises UnknownKind or PlannedKind."""
+        kind = self.get(name)
         if kind is None:
             raise UnknownKind(
                 f"unknown kind {name!r}; known are: {', '.join(sorted(self._by_name)) or 'none'}. "
@@ -197,6 +216,7 @@ def kind(
     backoff: backoff_policies.Backoff = backoff_policies.river,
     planned: bool = False,
     unique: Unique | None = None,
+    aliases: tuple[str, ...] = (),
 ) -> Callable[[ArgsType], ArgsType]:
     """Declares a msgspec.Struct as the args type of a kind of job.
 
@@ -211,6 +231,7 @@ def kind(
         backoff: failed attempt number → seconds to wait; default `wqcore.backoff.river` (attempt⁴ s, ±10 %).
         planned: the type is fixed but the handler is not written yet; inserting is refused with `PlannedKind`.
         unique: insert nothing when such a job exists; a call may say other, and a job_key takes its place.
+        aliases: former names. Jobs that are stored under one run as this kind, and an insert by one stores the new name.
 
     Raises:
         DeclarationError: the declaration cannot work (name taken, value out of range, unknown template field).
@@ -231,6 +252,7 @@ def kind(
                 backoff=backoff,
                 planned=planned,
                 unique=unique,
+                aliases=tuple(aliases),
             )
         )
         return args_type
@@ -238,13 +260,60 @@ def kind(
     return declare
 
 
-def handler(function: HandlerFunction) -> HandlerFunction:
-    """Makes an `async def` the handler of a kind: the annotation of its first parameter says which.
+@overload
+def handler(function: HandlerFunction, /) -> HandlerFunction: ...
+@overload
+def handler(
+    *, max_batch: int | None = None, max_wait_s: float = DEFAULT_MAX_WAIT_S
+) -> Callable[[HandlerFunction], HandlerFunction]: ...
+
+
+def handler(
+    function: Any = None, /, *, max_batch: int | None = None, max_wait_s: float = DEFAULT_MAX_WAIT_S
+) -> Any:
+    """Makes a function the handler of a kind: the annotation of its first parameter says which.
 
     The function takes `(args)` or `(args, job)`. Returning completes the job; raising fails the attempt; see
-    `wqcore.outcome` for the rest. Raises DeclarationError.
+    `wqcore.outcome` for the rest. An `async def` runs on the event loop, a `def` in a thread.
+
+    With `max_batch` it is an `async def (items: list[wqcore.BatchItem[YourArgs]])`. Returning None completes all; a list
+    has None or an exception for each job; raising fails all.
+
+    Args:
+        max_batch: jobs of one batch at most, 1 … 10,000; also never more than the workers of the process, because each
+            job of a batch takes one.
+        max_wait_s: how long a batch waits for more jobs after its first, 0 … 60 s, default 0.05.
+
+    Raises DeclarationError.
     """
-    catalog.attach(function)
+
+    def attach(found: HandlerFunction) -> HandlerFunction:
+        catalog.attach(found, max_batch=max_batch, max_wait_s=max_wait_s)
+        return found
+
+    return attach if function is None else attach(function)
+
+
+def work_middleware(function: WorkFunction) -> WorkFunction:
+    """Puts an `async def (job, call_next)` around every run of every kind; the first registered is the outermost.
+
+    `await call_next()` runs the rest; what it raises is the outcome, and what the middleware raises instead counts. In
+    front of a batch handler it runs for each job. Register before the workers start. Raises DeclarationError.
+    """
+    around.check_work(function)
+    catalog.work_middleware.append(function)
+    return function
+
+
+def insert_middleware(function: InsertFunction) -> InsertFunction:
+    """Has a plain function `(kind, args, options)` see every job that a client of this program inserts.
+
+    It gets the wqcore.Kind, the args and the wqcore.InsertOptions, and returns options: the same, or others made by
+    `msgspec.structs.replace`. Raising refuses the job (raise wqcore.InsertError). The first registered goes first. It may
+    be called twice for one job, and is not called for inserts by SQL. Raises DeclarationError.
+    """
+    around.check_insert(function)
+    catalog.insert_middleware.append(function)
     return function
 
 
@@ -289,32 +358,3 @@ def _key_function(key: str | SerialKey | None, args_type: type[msgspec.Struct]) 
             f"{list(args_type.__struct_fields__)}"
         )
     return lambda args: template.format_map({name: getattr(args, name) for name in args.__struct_fields__})
-
-
-def _as_handler(function: Callable[..., Awaitable[None]]) -> tuple[Handler, type]:
-    where = _where(function)
-    if not inspect.iscoroutinefunction(function):
-        raise DeclarationError(f"handler {where} must be an `async def`")
-    parameters = list(inspect.signature(function).parameters.values())
-    if len(parameters) not in (1, 2):
-        raise DeclarationError(f"handler {where} must take (args) or (args, job), not {len(parameters)} parameters")
-    args_type = get_type_hints(function).get(parameters[0].name)
-    if args_type is None:
-        raise DeclarationError(f"handler {where}: annotate its first parameter with the args type")
-    if len(parameters) == 2:
-        return function, args_type
-    return _WithoutJob(function), args_type
-
-
-class _WithoutJob:
-    """Calls a one-parameter handler; a class so that it costs one call and no extra coroutine."""
-
-    def __init__(self, function: Callable[[Any], Awaitable[None]]) -> None:
-        self._function = function
-
-    def __call__(self, args: Any, job: Job) -> Awaitable[None]:
-        return self._function(args)
-
-
-def _where(thing: Any) -> str:
-    return f"{getattr(thing, '__module__', '?')}.{getattr(thing, '__qualname__', thing)}"

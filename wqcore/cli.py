@@ -31,6 +31,7 @@ from wqcore.errors import ConfigError, DatabaseUnavailable, InsertError, SchemaE
 from wqcore.proc.preload import preload
 from wqcore.recurring import declared
 from wqcore.recurring import problems as schedule_problems
+from wqcore.resource import app_problems, use_app_settings
 from wqcore.settings import Settings, load
 from wqcore.version import VERSION
 from wqcore.watch import bulk, log, status, timetable
@@ -213,6 +214,8 @@ def check_config(config: ConfigOption = None) -> None:
         if kind.handler is None and not kind.planned
     ]
     problems += schedule_problems(settings)
+    use_app_settings(settings.app)
+    problems += app_problems()
     if problems:
         raise ConfigError(problems)
     for place in launch.places(settings):

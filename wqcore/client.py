@@ -41,6 +41,7 @@ from wqcore.line.insert import (
     NewJob,
     Options,
     columns_of,
+    seen_by,
     with_keywords,
 )
 from wqcore.recurring import ScheduleOptions, schedule_of
@@ -92,7 +93,10 @@ class _Front:
         args, options = item if isinstance(item, tuple) else (item, NO_OPTIONS)
         if self._inserter is None:
             raise UnknownQueue("the client is not open: use `async with Client(…)`, or call `initialize()` first")
-        return self._inserter.row(self._catalog.kind_of(args), args, options)
+        kind = self._catalog.kind_of(args)
+        if self._catalog.insert_middleware:
+            options = seen_by(self._catalog.insert_middleware, kind, args, options)
+        return self._inserter.row(kind, args, options)
 
     def checked(
         self, args: msgspec.Struct, options: InsertOptions = NO_OPTIONS

@@ -17,6 +17,7 @@ The tree::
     ├── UnknownSchedule    no schedule has that name
     ├── DeclarationError   a kind or a handler is declared in a way that cannot work
     ├── PreloadError       a module did at import what must not happen before a fork
+    ├── HookFailed         a start hook of the program failed, so its worker did not start
     ├── OutputTooLarge     what a job leaves behind exceeds its limit
     ├── NotDrained         a test's drain found more to do than its time allowed
     └── LeaseLost          this run was superseded: another process owns the job now
@@ -92,6 +93,10 @@ class DeclarationError(WqcoreError):
 
 class PreloadError(WqcoreError):
     """A preloaded module started a thread, opened a socket or left a running loop before the fork."""
+
+
+class HookFailed(WqcoreError):
+    """A start hook raised or did not end in time; the text names it."""
 
 
 class OutputTooLarge(WqcoreError):

@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
 import msgspec
 
 from wqcore.errors import InsertError, OutputTooLarge
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     import psycopg
 
 PRIORITY_MIN, PRIORITY_MAX = -1000, 1000
@@ -35,6 +37,11 @@ JobKeyMode = Literal["replace", "preserve_run_at", "unsafe_dedupe"]
 """What happens when an unfinished job has the job key already; `InsertOptions` tells it."""
 
 _PG_EPOCH = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+
+
+def table_us(at: dt.datetime) -> int:
+    """A time as the tables have it: microseconds since 2000."""
+    return (at - _PG_EPOCH) // dt.timedelta(microseconds=1)
 
 
 class JobState(enum.StrEnum):
@@ -113,8 +120,9 @@ OUTPUT_BYTES_MAX = 256 * 1024
 class RunSide(Protocol):
     """What a running job asks of whoever runs it."""
 
-    async def complete_tx(self, job: Job, conn: psycopg.AsyncConnection[Any]) -> None: ...
+    def complete_tx(self, job: Job, conn: Any) -> Any: ...
     def progress(self, job_id: int, fraction: float, note: str | None) -> None: ...
+    def stopping(self, job: Job) -> bool: ...
 
 
 class Job:
@@ -196,13 +204,31 @@ class Job:
             raise ValueError(f"progress is a number from 0 to 1, not {fraction!r}")
         self._run_side.progress(self.id, fraction, note)
 
-    async def complete_tx(self, conn: psycopg.AsyncConnection[Any]) -> None:
+    @property
+    def stopping(self) -> bool:
+        """True once this run should end: it was cancelled or timed out, has ended, or its worker drains.
+
+        For code that cannot be cancelled, such as a handler in a thread: look often, and leave with
+        `raise wqcore.Snooze(0)`, which gives the job back. An `async def` handler is cancelled by itself.
+        """
+        return self._run_side.stopping(self)
+
+    @overload
+    def complete_tx(self, conn: psycopg.AsyncConnection[Any]) -> Coroutine[Any, Any, None]: ...
+    @overload
+    def complete_tx(self, conn: psycopg.Connection[Any]) -> None: ...
+
+    def complete_tx(self, conn: Any) -> Any:
         """Completes this job inside the caller's open transaction on `conn`: both commit, or neither does.
 
+        On the event loop `conn` is a psycopg.AsyncConnection and the call is awaited; in a thread (a `def` handler, or
+        what `asyncio.to_thread` runs) it is a psycopg.Connection, and the call itself does it.
+
         Raises:
-            LeaseLost: this run was superseded by a newer one; roll back and return.
+            LeaseLost: this run was superseded by a newer one; let it pass, so that the transaction rolls back.
+            TypeError: the connection is of the other sort.
         """
-        await self._run_side.complete_tx(self, conn)
+        return self._run_side.complete_tx(self, conn)
 
     def __repr__(self) -> str:
         return f"<Job {self.id} {self.kind} attempt {self.attempt}/{self.max_attempts}>"

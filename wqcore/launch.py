@@ -22,6 +22,7 @@ from wqcore.proc.children import Place
 from wqcore.proc.master import Master, Orders
 from wqcore.proc.preload import preload
 from wqcore.recurring import Source, columns, declared, problems
+from wqcore.resource import app_problems, use_app_settings
 from wqcore.settings import Schedule, Settings
 from wqcore.version import VERSION
 
@@ -93,9 +94,10 @@ def sync_kinds(conn: Connection, settings: Settings, kinds: Iterable[Kind]) -> N
     """Makes kinds known to callers without Python: the SQL function `enqueue`, and schedules."""
     statements = Statements(settings.database.schema)
     with conn.transaction():
-        for kind in sorted(kinds, key=lambda kind: kind.name):
-            for row in kind.described(args_bytes_max=settings.insert.args_bytes_max):
-                conn.execute(statements["sync_kind"], row)
+        rows = [row for kind in kinds for row in kind.described(args_bytes_max=settings.insert.args_bytes_max)]
+        # by name, aliases among them: two masters that start at once must not lock each other out
+        for row in sorted(rows, key=lambda row: row["name"]):
+            conn.execute(statements["sync_kind"], row)
 
 
 def sync_schedules(
@@ -127,6 +129,10 @@ def run(settings: Settings, dsn: str, say: Callable[[str], None]) -> int:
         raise ConfigError(
             [f"process.handlers = {settings.process.handlers} declare no kind: put @wqcore.kind on an args type there"]
         )
+    use_app_settings(settings.app)
+    wrong = app_problems()
+    if wrong:
+        raise ConfigError(wrong)
     _declare(settings, dsn, say)
     group = settings.process.group if isinstance(settings.process.group, str) else "all queues"
     title = f"wqcore: master {group}"

@@ -1,6 +1,7 @@
 """What handlers share within a worker: the program's own settings, and resources that are opened once a process.
 
-`app_settings("smtp", Smtp)` reads the table `[app.smtp]` of the configuration as the struct `Smtp`.
+`settings_for("smtp", Smtp)` declares that the program needs the table `[app.smtp]` of the configuration as the struct
+`Smtp`, and returns what to call for it; `check-config` and the start of the workers say what does not fit.
 `@resource` turns an async generator into something each worker opens at its first use and closes when it ends::
 
     @wqcore.resource
@@ -16,6 +17,7 @@ A worker that is killed closes nothing; whatever a resource holds must bear that
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Generic, TypeVar
@@ -28,6 +30,7 @@ T = TypeVar("T")
 S = TypeVar("S")
 
 _app: dict[str, Any] = {}
+_declared: list[AppSettings[Any]] = []
 _opened: dict[int, Resource[Any]] = {}
 _stack: AsyncExitStack | None = None
 
@@ -36,17 +39,71 @@ def use_app_settings(app: dict[str, Any]) -> None:
     """Sets what `app_settings` reads. Called once a process, by whoever loaded the configuration."""
     _app.clear()
     _app.update(app)
+    for declared in _declared:
+        declared._forget()
 
 
 def app_settings(section: str, as_type: type[S]) -> S:
     """The table `[app.<section>]` as `as_type` (a struct, or a dict of them); a missing table is an empty one.
 
-    Raises ConfigError, which names the key that does not fit.
+    Raises ConfigError, which names the key that does not fit. `settings_for` says it before the first job.
     """
     try:
         return msgspec.convert(_app.get(section, {}), as_type, strict=True)
     except msgspec.ValidationError as error:
-        raise ConfigError([f"[app.{section}]: {error}"]) from None
+        raise ConfigError([_problem(section, error)]) from None
+
+
+class AppSettings(Generic[S]):
+    """A table `[app.<section>]` that the program needs; call it to read the table."""
+
+    def __init__(self, section: str, as_type: type[S]) -> None:
+        self.section = section
+        self._as_type = as_type
+        self._value: S | None = None
+
+    def __call__(self) -> S:
+        """The settings. Raises ConfigError, which a worker that has started never sees."""
+        if self._value is None:
+            self._value = app_settings(self.section, self._as_type)
+        return self._value
+
+    def _forget(self) -> None:
+        self._value = None
+
+
+def settings_for(section: str, as_type: type[S]) -> AppSettings[S]:
+    """Declares that the program needs `[app.<section>]` as `as_type`; call the result to read it.
+
+    `as_type` is a struct, or a dict of structs for a table whose keys are names. A missing table is an empty one.
+    `wqcore check-config` and the start of the workers refuse a configuration that does not fit, and name the key::
+
+        shop = wqcore.settings_for("shop", Shop)
+
+        ... shop().dsn
+    """
+    declared = AppSettings(section, as_type)
+    _declared.append(declared)
+    return declared
+
+
+def app_problems() -> list[str]:
+    """What does not fit of the tables that the imported modules have declared by `settings_for`."""
+    problems = []
+    for declared in _declared:
+        try:
+            declared()
+        except ConfigError as error:
+            problems += error.problems
+    return list(dict.fromkeys(problems))
+
+
+def _problem(section: str, error: msgspec.ValidationError) -> str:
+    """An error of msgspec with the path turned into the key of the configuration."""
+    text, _, path = str(error).partition(" - at `$")
+    keys = re.sub(r"\[\.\.\.\]", ".<name>", path.rstrip("`"))
+    missing = f"; there is no [app.{section}]" if section not in _app else ""
+    return f"app.{section}{keys}: {text}" if keys else f"[app.{section}]: {text}{missing}"
 
 
 class Resource(Generic[T]):

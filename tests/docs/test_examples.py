@@ -74,12 +74,6 @@ def test_no_two_examples_of_a_page_have_one_name() -> None:
     assert len(names) == len(set(names))
 
 
-WITHOUT_EXAMPLE = {"first-handler.md"}
-"""How-to pages that have no program of their own; none, when all is well."""
-
-
 @pytest.mark.parametrize("page", sorted((ROOT / "docs" / "howto").glob("*.md")), ids=lambda page: page.stem)
 def test_every_how_to_has_an_example_that_runs(page: Path) -> None:
-    if page.name in WITHOUT_EXAMPLE:
-        pytest.skip(f"{page.name} has no example yet")
     assert examples(page), f"{page.relative_to(ROOT)}: write a ```python block that begins with `# example: <name>`"

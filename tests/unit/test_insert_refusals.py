@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -120,12 +120,13 @@ async def _two(args: Mail, job: Job) -> None: ...
 async def _three(args: Mail, job: Job, more: int) -> None: ...
 async def _bare(args) -> None: ...  # type: ignore[no-untyped-def]
 async def _stranger(args: msgspec.Raw) -> None: ...
-def _plain(args: Mail) -> None: ...
+def _plain(args: Mail) -> Iterator[None]:
+    yield
 
 
 @pytest.mark.parametrize(
     ("function", "words"),
-    [(_plain, "async def"), (_three, "3 parameters"), (_bare, "annotate"), (_stranger, "not declared as a kind")],
+    [(_plain, "generator"), (_three, "3 parameters"), (_bare, "annotate"), (_stranger, "not declared as a kind")],
 )
 def test_a_handler_that_cannot_work_is_refused(mail: Kind, function: Callable[..., Any], words: str) -> None:
     with pytest.raises(DeclarationError, match=words):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.test_execute_outcomes import Args, NoSide, Sheet, row
+from tests.fix_room import Args, Sheet, Side, row
 from wqcore import clock
 from wqcore.backoff import river
 from wqcore.catalog import Catalog, Kind
@@ -149,7 +149,7 @@ class Room:
 
         kind.handler = handler
         self.executor = Executor(
-            queue="q", workers=workers, catalog=catalog, sheet=Sheet(), run_side=NoSide(),
+            queue="q", workers=workers, catalog=catalog, sheet=Sheet(), run_side=Side(),
             on_change=self.changed.set, cancel_grace_s=1, log_all_tasks=False,
         )  # fmt: skip
         self.executor.start()
@@ -258,8 +258,8 @@ async def test_an_output_is_written_with_the_completion() -> None:
         job.output({"first": 1})
         job.output(["second", args.n])
 
-    kind = room.executor._kinds["k"][0]
-    kind.handler = handler
+    kind, number, _ = room.executor._kinds["k"]
+    room.executor._kinds["k"] = (kind, number, handler)
     room.executor.add([row(1, args=b'{"n": 4}')])
     await room.until(1)
     [ended] = room.executor.outcomes.ended

@@ -9,6 +9,9 @@ SIGKILL; it stays there until its outcome is in the database.
 
 Time-outs are armed by a number in the seat and kept by one sweep every `SWEEP_S`: no timer a job. A handler that does
 not end within `cancel_grace_s` after its cancellation is logged and counted as stuck; its seat stays taken.
+
+What runs a kind is put together once, when the seats are taken: its handler, or a thread or a batch around it
+(`threads.py`, `batches.py`), in the program's middleware.
 """
 
 from __future__ import annotations
@@ -16,92 +19,36 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import math
-from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
-import msgspec
-
-from wqcore import backoff, clock
+from wqcore import around, clock
 from wqcore.catalog import Catalog, Kind
-from wqcore.errors import LeaseLost
-from wqcore.job import Job, Row, RunSide
-from wqcore.line.bucket import Bucket
-from wqcore.line.keys import Keys
-from wqcore.line.settle import Again, Ended, Outcomes, error_of
-from wqcore.outcome import Cancel, Discard, Retry, Snooze
-from wqcore.settings import Limits
+from wqcore.job import Job, Row
+from wqcore.line import current
+from wqcore.line.batches import Batches
+from wqcore.line.ledger import KindStats
+from wqcore.line.seat import CANCELLED, GONE, LEASE, SHUTDOWN, TIMEOUT, Owner, Seat, Sheet
+from wqcore.line.settle import Ended
+from wqcore.line.threads import InThread, Threads
+from wqcore.line.waiting import Waiting
+from wqcore.signature import BatchHandler, Handler, ThreadHandler
+
+__all__ = ["CANCELLED", "GONE", "LEASE", "SHUTDOWN", "TIMEOUT", "Executor", "Sheet"]
 
 log = logging.getLogger("wqcore.task")
 
 SWEEP_S = 0.1
 BURST_S = 0.002
 """How long seats run jobs that never wait before the loop gets a turn: a fetch in flight is answered within it."""
-UNKNOWN_KIND_DELAY_S = 15.0
-UNKNOWN_KIND_GRACE_S = 3600.0
-"""A kind that this program does not know is given back for an hour (a rolling deploy), then discarded."""
-
 SUSPECT_HEAD_START_S = 0.05
 """A job whose process died once starts with nothing beside it for this long: 20 of them are all running after 1 s, and
 one that kills at once takes no other with it. After a second death it runs alone until it ends."""
 
-TIMEOUT, SHUTDOWN, LEASE, CANCELLED, GONE = "time-out", "shutdown", "lease", "cancel", "gone"
-"""Why a run was cancelled. CANCELLED: somebody asked for it. GONE: the job is not ours any more, so it has no outcome."""
-
 REPLACED = "replaced by a newer job of its job key before it started"
 
 
-class Sheet(Protocol):
-    """A worker's part of the board, as far as the executor writes it."""
-
-    def started(self, seat: int, job_id: int, attempt: int, kind: int, began_ns: int) -> None: ...
-    def finished(self, seat: int) -> None: ...
-
-
-class Counters:
-    """Totals of one worker since its start."""
-
-    __slots__ = ("cancelled", "completed", "discarded", "interrupted", "retried", "snoozed", "stuck", "timed_out")
-
-    def __init__(self) -> None:
-        self.completed = self.retried = self.snoozed = self.discarded = self.cancelled = 0
-        self.timed_out = self.interrupted = self.stuck = 0
-
-    def failed(self) -> int:
-        """Runs that ended in a retry, or in the end of the job without completion."""
-        return self.retried + self.discarded + self.cancelled
-
-
-class KindStats:
-    """Totals of one kind in one worker."""
-
-    __slots__ = ("runs", "seconds")
-
-    def __init__(self) -> None:
-        self.runs = 0
-        self.seconds = 0.0
-
-
-class Seat:
-    """One place where one job at a time runs."""
-
-    __slots__ = ("began", "cancelled_at", "deadline", "idle", "index", "reason", "row", "stuck", "task", "why")
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.task: asyncio.Task[None] | None = None
-        self.row: tuple[Any, ...] | None = None
-        self.began = 0.0
-        self.deadline = 0.0
-        self.idle: asyncio.Future[None] | None = None
-        self.why: str | None = None
-        self.reason = ""
-        self.cancelled_at = 0.0
-        self.stuck = False
-
-
-class Executor:
+class Executor(Waiting):
     """The seats of one shard, the jobs that wait for one, and what became of those that ran."""
 
     def __init__(
@@ -111,87 +58,55 @@ class Executor:
         workers: int,
         catalog: Catalog,
         sheet: Sheet,
-        run_side: RunSide,
+        run_side: Owner,
         on_change: Callable[[], None],
         cancel_grace_s: float,
         log_all_tasks: bool,
     ) -> None:
-        self.queue = queue
+        super().__init__(queue, on_change)
         self.workers = workers
-        self.outcomes = Outcomes()
-        self.counters = Counters()
-        self.keys = Keys()
-        self.bucket: Bucket | None = None
-        """The queue's rate, as far as it is this shard's share; None: as fast as it goes."""
-        self.ageing_s = 0.0
-        self.waiting = 0
-        self.running = 0
         self.flush_at = 1
         self.low_water = 0
-        self.stats: dict[str, KindStats] = {}
-        self.seconds_since: Callable[[int], float] = lambda us: 0.0
-        """Seconds since a time of the table (µs since 2000), by the database's clock."""
-        self._kinds = {kind.name: (kind, number) for number, kind in enumerate(catalog)}
+        self.threads = Threads(queue)
+        self._catalog = catalog
+        self._kinds: dict[str, tuple[Kind, int, Handler]] = {}
         self._sheet = sheet
-        self._run_side = run_side
-        self._on_change = on_change
         self._cancel_grace_s = cancel_grace_s
         self._log_all = log_all_tasks
-        self._tiers: dict[int, deque[tuple[Any, ...]]] = {}
-        self._order: list[int] = []
-        self._seats = [Seat(index) for index in range(workers)]
-        self._idle: list[Seat] = []
+        self._seats = [Seat(index, run_side, lambda: self._halted) for index in range(workers)]
         self._burst_began = 0.0
         self._sweeper: asyncio.Task[None] | None = None
         self._context = contextvars.copy_context()
-        self._halted = False
-        self.settling = False
-        self._granted: set[int] = set()
-        self._refill: asyncio.TimerHandle | None = None
-        self._suspects: deque[tuple[Any, ...]] = deque()
-        self._alone: Seat | None = None
-        self._alone_until = 0.0
 
     def start(self) -> None:
         """Takes the seats. Must be called on the running loop."""
+        loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
+        current.follow(loop)
+        for number, kind in enumerate(self._catalog):
+            if kind.handler is not None:
+                call = around.composed(self._caller(kind, kind.handler), self._catalog.work_middleware)
+                self._kinds |= dict.fromkeys((kind.name, *kind.aliases), (kind, number, call))
         for seat in self._seats:
+            seat.stand_on(loop)
             self._occupy(seat)
-        self._sweeper = asyncio.get_running_loop().create_task(self._sweep(), name="wqcore time-outs")
+        self._sweeper = loop.create_task(self._sweep(), name="wqcore time-outs")
 
-    def add(self, rows: list[tuple[Any, ...]]) -> None:
-        """Queues claimed jobs, the highest priority first, and wakes a seat."""
-        for row in rows:
-            if row[Row.DEATHS]:
-                self._suspects.append(row)
-                continue
-            self._tier(self._rank(row)).append(row)
-        self.waiting += len(rows)
-        self._wake_one()
-
-    def _rank(self, row: tuple[Any, ...]) -> int:
-        """The priority that a job has now: with ageing, one more for each `ageing_s` that it has waited."""
-        priority: int = row[Row.PRIORITY]
-        if self.ageing_s:
-            since = row[Row.RUN_AT] if row[Row.RUN_AT] is not None else row[Row.CREATED_AT]
-            priority += int(max(0.0, self.seconds_since(since)) / self.ageing_s)
-        return priority
-
-    def rank_again(self) -> None:
-        """Puts the waiting jobs where their age has brought them."""
-        rows = [row for priority in self._order for row in self._tiers[priority]]
-        self._tiers.clear()
-        self._order = []
-        for row in rows:
-            self._tier(self._rank(row)).append(row)
-
-    def _tier(self, priority: int) -> deque[tuple[Any, ...]]:
-        """The waiting jobs of one priority."""
-        tier = self._tiers.get(priority)
-        if tier is None:
-            tier = self._tiers[priority] = deque()
-            self._order = sorted(self._tiers, reverse=True)
-        return tier
+    def _caller(self, kind: Kind, handler: Handler) -> Handler:
+        """What calls the handler of a kind in this worker."""
+        if isinstance(handler, ThreadHandler):
+            return InThread(handler.call, self.threads)
+        if not isinstance(handler, BatchHandler):
+            return handler
+        if handler.max_batch > self.workers and kind.queue == self.queue:
+            log.warning(
+                "kind %s has max_batch = %d, but each job of a batch takes one of this process's %d workers, so its "
+                "batches stay at %d: raise queues.%s.workers or lower processes",
+                kind.name, handler.max_batch, self.workers, self.workers, self.queue,
+            )  # fmt: skip
+        return Batches(
+            handler, places=self.workers, timeout_s=kind.timeout_s, context=self._context, name=kind.name
+        )
 
     def held(self) -> list[int]:
         """The ids of all jobs that wait, are parked, or run; not of those whose outcome waits to be written."""
@@ -200,28 +115,6 @@ class Executor:
         ids += [row[Row.ID] for row in self.keys.parked_rows()]
         ids += [seat.row[Row.ID] for seat in self._seats if seat.row is not None]
         return ids
-
-    def give_back(self, slots: set[int] | None = None) -> list[tuple[Any, ...]]:
-        """Drops the jobs of `slots` (None: of all) that have not started, and returns them."""
-        parked = self.keys.drop_parked(slots)
-        return parked + self._drop_waiting(lambda row: slots is None or row[Row.SLOT] in slots)
-
-    def _drop_waiting(self, chosen: Callable[[tuple[Any, ...]], bool]) -> list[tuple[Any, ...]]:
-        """Removes jobs that wait for a seat."""
-        dropped: list[tuple[Any, ...]] = []
-        for waiting in (self._suspects, *self._tiers.values()):
-            rows = [row for row in waiting if chosen(row)]
-            if rows:
-                dropped += rows
-                kept = [row for row in waiting if not chosen(row)]
-                waiting.clear()
-                waiting.extend(kept)
-        self.waiting -= len(dropped)
-        for row in dropped:
-            if row[Row.ID] in self._granted:
-                self._granted.discard(row[Row.ID])
-                self.pass_on(row[Row.SERIAL_KEY])
-        return dropped
 
     def cancel_jobs(self, ids: dict[int, str]) -> None:
         """Carries cancellations out: id → reason. Those that run get an outcome when their handler has ended."""
@@ -259,9 +152,9 @@ class Executor:
     def running_us(self, job_id: int) -> int:
         """Microseconds since the running job `job_id` started; 0 when it does not run here."""
         now = clock.monotonic()
-        return next(
-            (int((now - seat.began) * 1e6) for seat in self._seats if seat.row and seat.row[Row.ID] == job_id), 0
-        )
+        # a thread may ask while the loop ends another seat's run, so each row is read once
+        rows = ((seat.row, seat.began) for seat in self._seats)
+        return next((int((now - began) * 1e6) for row, began in rows if row is not None and row[Row.ID] == job_id), 0)
 
     def cancel_running(self, why: str) -> None:
         """Cancels every running handler; `why` is SHUTDOWN or LEASE: the attempt is given back."""
@@ -279,127 +172,13 @@ class Executor:
             self._refill.cancel()
         for task in tasks:
             task.cancel()
+        self.threads.close()
         await asyncio.wait(tasks, timeout=1.0)
 
     def _occupy(self, seat: Seat) -> None:
         seat.task = asyncio.get_running_loop().create_task(
-            self._sit(seat), name=f"wqcore seat {seat.index}", context=self._context.copy()
+            self._sit(seat), name=f"wqcore seat {seat.index}", context=current.context_of(seat, self._context)
         )
-
-    def _wake_one(self) -> None:
-        while self._idle and self.waiting:
-            idle = self._idle.pop().idle
-            if idle is not None and not idle.done():
-                idle.set_result(None)
-                return
-
-    def _next(self) -> tuple[Any, ...] | None:
-        """The next job that may start; a job whose serial key is busy is parked on the way."""
-        if self._halted or self._alone is not None:
-            return None
-        if self.bucket is not None and self.waiting and not self._token():
-            return None
-        if self._suspects:
-            return self._next_suspect()
-        for priority in self._order:
-            tier = self._tiers[priority]
-            while tier:
-                row = tier.popleft()
-                self.waiting -= 1
-                if row[Row.SERIAL_KEY] is None or self._may_start(row):
-                    if self.bucket is not None:
-                        self.bucket.take(clock.monotonic())
-                    return row
-        return None
-
-    def _may_start(self, row: tuple[Any, ...]) -> bool:
-        """Whether the job's key has room for it; else it is parked."""
-        if row[Row.ID] in self._granted:
-            self._granted.discard(row[Row.ID])
-            return True
-        if self.keys.take(row):
-            return True
-        self._arm_refill()
-        if not self.waiting:
-            self._on_change()  # all that was fetched is parked, so nobody else will ask for more
-        return False
-
-    def _token(self) -> bool:
-        """Whether the queue's rate lets another job start; else a timer wakes a seat when it does."""
-        assert self.bucket is not None  # noqa: S101 - the caller has looked
-        now = clock.monotonic()
-        if self.bucket.next_at(now) <= now:
-            return True
-        self._arm_refill()
-        return False
-
-    def _arm_refill(self) -> None:
-        """One timer for the next token of the queue or of a key; none while nobody waits for one."""
-        now = clock.monotonic()
-        at = self.keys.next_refill_at()
-        if self.bucket is not None and self.waiting:
-            at = min(self.bucket.next_at(now), at if at is not None else math.inf)
-        if self._refill is not None:
-            self._refill.cancel()
-            self._refill = None
-        if at is not None:
-            self._refill = asyncio.get_running_loop().call_later(max(0.0, at - now) + 0.0005, self._refilled)
-
-    def _refilled(self) -> None:
-        self._refill = None
-        for row in self.keys.refilled():
-            self._let_in(row)
-        self._arm_refill()
-        self._wake_one()
-
-    def set_limits(self, limits: Limits, bucket: Bucket | None) -> None:
-        """Puts limits in force; jobs that they held back and that may start now do."""
-        self.bucket = bucket
-        self.keys.limit(limits.max_per_key, limits.rate_per_key)
-        for row in self.keys.with_room():
-            self._let_in(row)
-        self._arm_refill()
-        self._wake_one()
-
-    def held_elsewhere(self, keys: dict[str, int]) -> None:
-        """How many jobs of each key other shards still run, in slots that are ours now."""
-        for key in self.keys.held_elsewhere(keys):
-            row = self.keys.next_of(key)
-            if row is not None:
-                self._let_in(row)
-        self._wake_one()
-
-    def _let_in(self, row: tuple[Any, ...]) -> None:
-        """A parked job may start: it goes to the head of its tier, and its key counts it as running."""
-        self._granted.add(row[Row.ID])
-        if row[Row.DEATHS]:
-            self._suspects.appendleft(row)
-        else:
-            self._tier(self._rank(row)).appendleft(row)
-        self.waiting += 1
-
-    def _next_suspect(self) -> tuple[Any, ...] | None:
-        """The next job that a process has died with, once nothing that has ended could be charged in its place."""
-        if self.outcomes or self.settling or (self._suspects[0][Row.DEATHS] > 1 and self.running):
-            self._on_change()
-            return None
-        row = self._suspects.popleft()
-        self.waiting -= 1
-        if row[Row.SERIAL_KEY] is not None and not self._may_start(row):
-            return None
-        if self.bucket is not None:
-            self.bucket.take(clock.monotonic())
-        return row
-
-    def has_suspects(self) -> bool:
-        """True while outcomes must be written at once, because a suspect waits for that."""
-        return bool(self._suspects)
-
-    def settled(self) -> None:
-        """Outcomes have been written: whoever waited for that may start."""
-        self.settling = False
-        if self.waiting:
-            self._wake_one()
 
     def _head_start_over(self, seat: Seat, row: tuple[Any, ...]) -> None:
         if self._alone is seat and seat.row is row:
@@ -441,26 +220,18 @@ class Executor:
                 await asyncio.sleep(0)
                 self._burst_began = clock.monotonic()
 
-    def pass_on(self, key: str) -> None:
-        """A job of `key` has ended: the next parked one may start."""
-        row = self.keys.end(key)
-        if row is not None:
-            self._let_in(row)
-        elif self.keys.parked:
-            self._arm_refill()
-
     async def _run(self, seat: Seat, row: tuple[Any, ...]) -> float:
         """Runs one job and records its outcome; returns the monotonic time of its end."""
         found = self._kinds.get(row[Row.KIND])
         seat.began = began = clock.monotonic()
-        if found is None or found[0].handler is None:
+        if found is None:
             self._unknown_kind(row, began)
             return began
         if row[Row.MAX_ATTEMPTS] == 0:
             self.counters.cancelled += 1
             self._end(row, began, "cancelled", REPLACED, started=False)
             return began
-        kind, number = found
+        kind, number, call = found
         self._sheet.started(seat.index, row[Row.ID], row[Row.ATTEMPT], number, int(began * 1e9))
         seat.deadline = began + kind.timeout_s
         seat.row = row
@@ -470,9 +241,9 @@ class Executor:
                 asyncio.get_running_loop().call_later(SUSPECT_HEAD_START_S, self._head_start_over, seat, row)
         if self._log_all:
             log.info("Task started", extra=self._log_fields(row))
-        job = Job(row, self.queue, self._run_side)
+        seat.job = job = Job(row, self.queue, seat)
         try:
-            await kind.handler(kind.decode(row[Row.ARGS]), job)  # type: ignore[misc]
+            await call(kind.decode(row[Row.ARGS]), job)
         except BaseException as error:  # every way out of a handler is an outcome: also SystemExit, also cancellation
             self._record(seat, row, kind, began, error)
         else:
@@ -487,7 +258,7 @@ class Executor:
             if self._log_all:
                 log.info("Task completed", extra=self._log_fields(row, began))
         now = clock.monotonic()
-        seat.row = None
+        seat.row = seat.job = None
         if self._alone is seat:
             self._let_others_in()
         seat.why = None
@@ -500,117 +271,13 @@ class Executor:
         stats.seconds += now - began
         return now
 
-    def _record(self, seat: Seat, row: tuple[Any, ...], kind: Kind, began: float, error: BaseException) -> None:
-        """The outcome of a handler that did not return."""
-        if isinstance(error, GeneratorExit):
-            raise error
-        if seat.why == GONE:
-            self.counters.interrupted += 1
-            log.info("Task interrupted", extra=self._log_fields(row, began, error="the job was deleted or replaced"))
-            return
-        if seat.why == CANCELLED and not isinstance(error, Discard):
-            self.counters.cancelled += 1
-            self._end(row, began, "cancelled", seat.reason)
-            return
-        if isinstance(error, asyncio.CancelledError):
-            if seat.why in (SHUTDOWN, LEASE) or (seat.why is None and self._halted):
-                self.counters.interrupted += 1
-                log.info("Task interrupted", extra=self._log_fields(row, began, error=f"cancelled by {seat.why}"))
-                return
-            if seat.why == TIMEOUT:
-                self.counters.timed_out += 1
-                self._fail(row, kind, began, f"timed out after {kind.timeout_s:g} s")
-            else:
-                self._fail(row, kind, began, "the handler raised CancelledError: something it awaited was cancelled")
-        elif isinstance(error, Snooze):
-            self.counters.snoozed += 1
-            self.outcomes.again.append(Again(row[Row.ID], row[Row.REVISION], row[Row.ATTEMPT], error.after_s, None))
-        elif isinstance(error, Cancel):
-            self.counters.cancelled += 1
-            self._end(row, began, "cancelled", error)
-        elif isinstance(error, Discard):
-            self.counters.discarded += 1
-            self._end(row, began, "discarded", error)
-        elif isinstance(error, LeaseLost):
-            self.counters.interrupted += 1
-            log.warning("Task interrupted", extra=self._log_fields(row, began, error=str(error)))
-        elif (
-            isinstance(error, msgspec.MsgspecError)
-            and error.__traceback__ is not None
-            and (error.__traceback__.tb_next is None)
-        ):
-            # raised in this very frame: by the decoder of the args, not by the handler
-            self.counters.discarded += 1
-            self._end(row, began, "discarded", f"args do not fit {kind.args_type.__name__}: {error}")
-        else:
-            self._fail(row, kind, began, error, after_s=error.after_s if isinstance(error, Retry) else None)
-
-    def _fail(
-        self,
-        row: tuple[Any, ...],
-        kind: Kind,
-        began: float,
-        error: BaseException | str,
-        *,
-        after_s: float | None = None,
-    ) -> None:
-        attempt = row[Row.ATTEMPT] + 1
-        if attempt >= row[Row.MAX_ATTEMPTS]:
-            self.counters.discarded += 1
-            self._end(row, began, "discarded", error)
-            return
-        self.counters.retried += 1
-        if after_s is None:
-            try:
-                after_s = backoff.delay_s(kind.backoff, attempt)
-            except Exception:  # a policy is user code; a job must not be lost by it
-                log.exception("the backoff policy of kind %s failed; using the default", kind.name)
-                after_s = backoff.river(attempt)
-        self.outcomes.again.append(Again(row[Row.ID], row[Row.REVISION], attempt, after_s, error_of(row, error)))
-        log.warning(
-            "Task failed", extra=self._log_fields(row, began, error=_shown(error)) | {"retry_in_s": round(after_s, 3)}
-        )
-
-    def _end(
-        self, row: tuple[Any, ...], began: float, outcome: str, error: BaseException | str, *, started: bool = True
-    ) -> None:
-        ended = Ended(row[Row.ID], row[Row.REVISION], began, outcome, error_of(row, error), started=started)
-        self.outcomes.ended.append(ended)
-        log.warning("Task %s", outcome, extra=self._log_fields(row, began, error=_shown(error)))
-
-    def _unknown_kind(self, row: tuple[Any, ...], began: float) -> None:
-        """A job that this program has no handler for: given back with a delay, for a grace time."""
-        reason = f"no handler for kind {row[Row.KIND]!r} in this program"
-        if self.seconds_since(row[Row.CREATED_AT]) < UNKNOWN_KIND_GRACE_S:
-            self.counters.snoozed += 1
-            self.outcomes.again.append(
-                Again(row[Row.ID], row[Row.REVISION], row[Row.ATTEMPT], clock.jittered(UNKNOWN_KIND_DELAY_S), None)
-            )
-            log.warning("Task given back", extra=self._log_fields(row, began, error=reason))
-        else:
-            self.counters.discarded += 1
-            self._end(row, began, "discarded", f"{reason}, an hour after it was inserted")
-
-    def _log_fields(self, row: tuple[Any, ...], began: float | None = None, error: str | None = None) -> dict[str, Any]:
-        fields = {
-            "task_kind": row[Row.KIND],
-            "job_id": row[Row.ID],
-            "queue": self.queue,
-            "attempt": row[Row.ATTEMPT] + 1,
-        }
-        if began is not None:
-            fields["duration_ms"] = round((clock.monotonic() - began) * 1000, 2)
-        if error is not None:
-            fields["error"] = error
-        return fields
-
     async def _sweep(self) -> None:
         """Cancels handlers that are over their time, and counts those that do not end even so."""
         while True:
             await asyncio.sleep(SWEEP_S)
             now = clock.monotonic()
             for seat in self._seats:
-                if seat.row is None or now < seat.deadline:
+                if seat.row is None or (now < seat.deadline and seat.why is None):
                     continue
                 if seat.why is None:
                     self._cancel(seat, TIMEOUT)
@@ -620,16 +287,3 @@ class Executor:
                     log.error(
                         "Task stuck", extra=self._log_fields(seat.row, seat.began, error="ignores its cancellation")
                     )
-
-
-def _shown(error: BaseException | str) -> str:
-    text = error if isinstance(error, str) else f"{type(error).__qualname__}: {error_text(error)}"
-    return text[:500]
-
-
-def error_text(error: BaseException) -> str:
-    """The message of an error of user code, whose `__str__` may itself raise."""
-    try:
-        return str(error)
-    except Exception:  # see above
-        return "(no readable text)"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self, TypedDict
 
 import msgspec
@@ -18,6 +18,7 @@ from wqcore.catalog import Kind
 from wqcore.db.connect import BigIntArray
 from wqcore.errors import ArgsTooLarge, InsertError, InvalidArgs, UnknownQueue
 from wqcore.job import ATTEMPTS_MAX, PRIORITY_MAX, PRIORITY_MIN, JobKeyMode, Unique, check_name
+from wqcore.signature import where
 
 
 class InsertOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +70,19 @@ class Options(TypedDict, total=False):
 def with_keywords(options: InsertOptions, keywords: Options) -> InsertOptions:
     """`options` with the keywords of a call put over them."""
     return msgspec.structs.replace(options, **keywords) if keywords else options
+
+
+def seen_by(
+    middlewares: Sequence[Callable[..., Any]], kind: Kind, args: msgspec.Struct, options: InsertOptions
+) -> InsertOptions:
+    """The options after the insert middleware. Raises what it raises, or InsertError when it returns something else."""
+    for middleware in middlewares:
+        options = middleware(kind, args, options)
+        if not isinstance(options, InsertOptions):
+            raise InsertError(
+                f"insert middleware {where(middleware)} returned a {type(options).__name__}: return the options"
+            )
+    return options
 
 
 class Inserted(int):

@@ -64,6 +64,13 @@ class Sheet:
         words[_HEAD] = head + 1
         words[at] = 0
 
+    def nothing_started(self) -> None:
+        """The worker is about to die, and its jobs should not be charged for it."""
+        words = self._words
+        for at in range(_HEADER, _HEADER + self.seats * _SEAT_WORDS, _SEAT_WORDS):
+            words[at] = 0
+        words[_TAIL] = words[_HEAD]
+
     def mark(self) -> int:
         """The position up to which runs have ended."""
         return self._words[_HEAD]

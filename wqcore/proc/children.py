@@ -21,6 +21,8 @@ _PR_SET_PDEATHSIG = 1
 
 EXIT_FENCED = 75
 """A worker that found its lease gone; its jobs have been rescued already."""
+EXIT_LEFT_THREADS = 76
+"""A worker whose `def` handlers outlived its drain: their jobs are free once it is dead, and nothing is charged."""
 EXIT_BOOT_FAILED = 70
 """A child that could not start and has said why."""
 
@@ -66,6 +68,8 @@ class Death:
 
     def describe(self) -> str:
         """E.g. `worker died (signal 9)`."""
+        if self.exit_code == EXIT_LEFT_THREADS:
+            return "worker left handlers in threads behind, which ended with it"
         if self.child.why_killed:
             return f"worker killed: {self.child.why_killed}"
         if os.WIFSIGNALED(self.status):

@@ -19,22 +19,25 @@ from wqcore import clock
 from wqcore.catalog import catalog
 from wqcore.db import faults
 from wqcore.db.connect import connect_sync
-from wqcore.errors import DatabaseUnavailable, WqcoreError
+from wqcore.errors import ConfigError, DatabaseUnavailable, HookFailed, WqcoreError
+from wqcore.hooks import run_start_hooks, run_stop_hooks
 from wqcore.keeper import Keeper, read_lines
 from wqcore.launch import sync_kinds
 from wqcore.proc.board import DRAINING, FREE, WORKING, Sheet
-from wqcore.proc.children import EXIT_BOOT_FAILED, EXIT_FENCED
+from wqcore.proc.children import EXIT_BOOT_FAILED, EXIT_FENCED, EXIT_LEFT_THREADS
 from wqcore.proc.master import Post
 from wqcore.proc.preload import preload
 from wqcore.recurring import declared
-from wqcore.resource import close_resources, use_app_settings
-from wqcore.settings import Settings
+from wqcore.resource import app_problems, close_resources, use_app_settings
+from wqcore.settings import Process, Settings
 from wqcore.shard import Shard
 
 log = logging.getLogger("wqcore.worker")
 
 TICK_S = 0.25
 MASTER_SILENT_S = 3.0
+FLUSH_LOOKS, FLUSH_LOOK_S = 100, 0.005
+"""How long a worker that leaves threads behind waits for its last outcomes to be written."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Program:
 
 
 def worker(post: Post) -> int:
-    """A worker process: exit code 0 when drained, 75 when fenced, 70 when it could not start."""
+    """A worker process: exit code 0 when drained, 75 when fenced, 76 with threads left behind, 70 when it could not start."""
     program = _program(post)
     faulthandler.enable()
     sheet = post.board.sheets[post.sheet_number]
@@ -58,6 +61,9 @@ def worker(post: Post) -> int:
             preload(program.settings.process.handlers, timeout_s=program.settings.process.boot_timeout_s)
             _make_kinds_known(post, program)
         use_app_settings(program.settings.app)
+        problems = app_problems()
+        if problems:
+            raise ConfigError(problems)
     except WqcoreError as error:
         log.error("%s: %s", post.place, error)
         return EXIT_BOOT_FAILED
@@ -103,38 +109,106 @@ async def _work(post: Post, program: Program, sheet: Sheet) -> int:
         sheet=sheet,
     )
     loop = asyncio.get_running_loop()
-    asked = 0
-
-    def on_term() -> None:
-        nonlocal asked
-        asked += 1
-        if asked == 1:
-            sheet.set_state(DRAINING)
-            shard.drain()
-            loop.call_later(settings.process.drain_timeout_s, shard.cancel_running)
-            loop.call_later(settings.process.drain_timeout_s + settings.process.cancel_grace_s, shard.leave_now)
-        elif asked == 2:
-            shard.cancel_running()
-            loop.call_later(settings.process.cancel_grace_s, shard.leave_now)
-        else:
-            shard.leave_now()
-
-    loop.add_signal_handler(signal.SIGTERM, on_term)
+    end = _End(shard, sheet, settings.process)
+    loop.add_signal_handler(signal.SIGTERM, end.asked_to)
 
     def title() -> str:
         running = shard.executor.running
         sheet.totals(running, shard.executor.counters.completed, shard.executor.counters.failed())
-        state = " draining" if asked else ""
+        state = " draining" if end.asked else ""
         return f"wqcore: worker {post.place} {running}/{post.workers}{state}"
 
     ticking = loop.create_task(_tick(sheet, title))
-    sheet.set_state(WORKING)
     try:
-        drained = await shard.run()
-        return 0 if drained else EXIT_FENCED
+        code = await end.boot(post.place)
+        if code is None:
+            code = await end.work()
+            await run_stop_hooks()
+        return code
     finally:
         ticking.cancel()
         await close_resources()
+
+
+class _End:
+    """How a worker starts and how it comes to its end: what the master has asked, and what is left then."""
+
+    def __init__(self, shard: Shard, sheet: Sheet, limits: Process) -> None:
+        self.asked = 0
+        self._shard = shard
+        self._sheet = sheet
+        self._limits = limits
+        self._loop = asyncio.get_running_loop()
+        self._booting: asyncio.Task[None] | None = None
+        self._leaving = self._loop.create_future()
+
+    def asked_to(self) -> None:
+        """TERM: drain; again: cancel what runs; a third time: leave."""
+        self.asked += 1
+        if self._booting is not None:
+            self._booting.cancel()
+        if self.asked == 1:
+            self._sheet.set_state(DRAINING)
+            self._shard.drain()
+            self._loop.call_later(self._limits.drain_timeout_s, self._shard.cancel_running)
+            self._loop.call_later(self._limits.drain_timeout_s + self._limits.cancel_grace_s, self._leave)
+        elif self.asked == 2:
+            self._shard.cancel_running()
+            self._loop.call_later(self._limits.cancel_grace_s, self._leave)
+        else:
+            self._leave()
+
+    async def boot(self, place: str) -> int | None:
+        """Runs the start hooks; an exit code when the worker is not to work."""
+        self._booting = self._loop.create_task(run_start_hooks(self._limits.boot_timeout_s), name="wqcore start hooks")
+        await asyncio.wait([self._booting])
+        booting, self._booting = self._booting, None
+        if self.asked:
+            return 0
+        if booting.cancelled():
+            log.error("%s: a start hook raised CancelledError: something that it awaited was cancelled", place)
+            return EXIT_BOOT_FAILED
+        error = booting.exception()
+        if isinstance(error, HookFailed):
+            log.error("%s: %s", place, error)
+            return EXIT_BOOT_FAILED
+        if error is not None:
+            raise error
+        self._sheet.set_state(WORKING)
+        return None
+
+    async def work(self) -> int:
+        """Runs the shard until it is drained, fenced, or left; the exit code."""
+        running = self._loop.create_task(self._shard.run(), name="wqcore shard")
+        await asyncio.wait({running, self._leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            return 0 if running.result() else EXIT_FENCED
+        await self._written()
+        if self._shard.executor.threads.busy:
+            log.error(
+                "%d handlers in threads did not end; they end with this process, and their jobs are given back",
+                self._shard.executor.threads.busy,
+            )
+            # a lease given up now would let others run jobs that still run here: the keeper takes it from the dead
+            self._sheet.nothing_started()
+            return EXIT_LEFT_THREADS
+        self._shard.leave_now()
+        return 0 if await running else EXIT_FENCED
+
+    def _leave(self) -> None:
+        if self._shard.executor.threads.busy:
+            if not self._leaving.done():
+                self._leaving.set_result(None)
+        else:
+            self._shard.leave_now()
+
+    async def _written(self) -> None:
+        """Waits, not for long, until the outcomes of what has ended are in the database."""
+        executor = self._shard.executor
+        for _ in range(FLUSH_LOOKS):
+            if not len(executor.outcomes) and not executor.settling:
+                return
+            await asyncio.sleep(FLUSH_LOOK_S)
 
 
 async def _keep(post: Post, program: Program, sheet: Sheet) -> int:

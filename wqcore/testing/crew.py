@@ -26,6 +26,7 @@ from wqcore.catalog import catalog as default_catalog
 from wqcore.db.connect import connect
 from wqcore.db.statements import Statements
 from wqcore.errors import LeaseLost, NotDrained
+from wqcore.hooks import run_start_hooks, run_stop_hooks
 from wqcore.keeper import Keeper
 from wqcore.proc.board import Board, Sheet
 from wqcore.recurring import declared
@@ -154,12 +155,18 @@ class Crew:
         self._beat_at = 0.0
 
     async def start(self) -> None:
-        """Connects and begins to work. Raises DatabaseUnavailable."""
+        """Connects, runs the start hooks and begins to work. Raises DatabaseUnavailable or HookFailed."""
         self._conn = await connect(self._dsn, self._settings.database, name="wqcore testing")
+        try:
+            await run_start_hooks(self._settings.process.boot_timeout_s)
+        except BaseException:  # whatever ends the start, what it has opened is closed
+            await close_resources()
+            await self._conn.close()
+            raise
         self._tasks = [asyncio.create_task(shard.run(), name=f"wqcore {shard.queue}") for shard in self.shards]
 
     async def stop(self, *, at_once: bool) -> None:
-        """Drains the shards; at once: cancels their handlers first. Closes the handlers' resources."""
+        """Drains the shards; at once: cancels their handlers first. Runs the stop hooks and closes the resources."""
         for shard in self.shards:
             shard.cancel_running() if at_once else shard.drain()
         running = set(self._tasks)
@@ -169,6 +176,7 @@ class Crew:
                 shard.leave_now()
         if running:
             await asyncio.wait(running)
+        await run_stop_hooks()
         await close_resources()
         async with self._conn:
             await leave(

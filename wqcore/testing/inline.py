@@ -38,6 +38,7 @@ from wqcore.line.insert import (
     KeyedJob,
     Options,
     columns_of,
+    seen_by,
     with_keywords,
 )
 from wqcore.line.settle import Ended, Outcomes
@@ -95,7 +96,8 @@ async def run_inline(
     if conn.autocommit and conn.info.transaction_status == TransactionStatus.IDLE:
         raise WqcoreError("run_inline needs an open transaction: call it inside `async with conn.transaction():`")
     kind = catalog.kind_of(args)
-    inserted, queue = await ask(conn, _insert(kind, args, with_keywords(options, keywords)), schema)
+    chosen = seen_by(catalog.insert_middleware, kind, args, with_keywords(options, keywords))
+    inserted, queue = await ask(conn, _insert(kind, args, chosen), schema)
     if inserted.skipped:
         raise InsertError(
             f"job {inserted} exists already, so nothing was inserted and nothing is run; choose other args or keys"
@@ -166,6 +168,8 @@ class _Inline:
     async def _execute(self, row: tuple[Any, ...]) -> None:
         """Runs the handler on the only seat."""
         executor = self._executor
+        # the transaction's own time, which is also that of its statements
+        executor.seconds_since = lambda us: (row[Row.CREATED_AT] - us) / 1e6
         executor.start()
         try:
             executor.add([row])

@@ -1,0 +1,195 @@
+"""Each run is entered once: as completed, to run again, as ended, or as interrupted, which leaves no outcome.
+
+An error of a handler becomes a retry after its kind's backoff, or the end of the job after its last attempt. Entries
+are in memory until the shard has written them; a crash before that leaves the job charged or untouched, as the board
+shows it, and it runs again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from wqcore import backoff, clock
+from wqcore.catalog import Kind
+from wqcore.errors import LeaseLost
+from wqcore.job import Row, table_us
+from wqcore.line.seat import CANCELLED, GONE, LEASE, SHUTDOWN, TIMEOUT, Seat
+from wqcore.line.settle import Again, Ended, Outcomes, error_of
+from wqcore.outcome import Cancel, Discard, Retry, Snooze
+
+log = logging.getLogger("wqcore.task")
+
+UNKNOWN_KIND_DELAY_S = 15.0
+UNKNOWN_KIND_GRACE_S = 3600.0
+"""A kind that this program does not know is given back for an hour (a rolling deploy), then discarded."""
+
+
+class Counters:
+    """Totals of one worker since its start."""
+
+    __slots__ = ("cancelled", "completed", "discarded", "interrupted", "retried", "snoozed", "stuck", "timed_out")
+
+    def __init__(self) -> None:
+        self.completed = self.retried = self.snoozed = self.discarded = self.cancelled = 0
+        self.timed_out = self.interrupted = self.stuck = 0
+
+    def failed(self) -> int:
+        """Runs that ended in a retry, or in the end of the job without completion."""
+        return self.retried + self.discarded + self.cancelled
+
+
+class KindStats:
+    """Totals of one kind in one worker."""
+
+    __slots__ = ("runs", "seconds")
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self.seconds = 0.0
+
+
+class Ledger:
+    """The outcomes of one shard that wait to be written, and its totals."""
+
+    def __init__(self, queue: str) -> None:
+        self.queue = queue
+        self.outcomes = Outcomes()
+        self.counters = Counters()
+        self.stats: dict[str, KindStats] = {}
+        self.seconds_since: Callable[[int], float] = lambda us: 0.0
+        """Seconds since a time of the table (µs since 2000), by the database's clock."""
+        self._halted = False
+
+    def _record(self, seat: Seat, row: tuple[Any, ...], kind: Kind, began: float, error: BaseException) -> None:
+        """The outcome of a handler that did not return."""
+        if isinstance(error, GeneratorExit):
+            raise error
+        if seat.why == GONE:
+            self.counters.interrupted += 1
+            log.info("Task interrupted", extra=self._log_fields(row, began, error="the job was deleted or replaced"))
+            return
+        if seat.why == CANCELLED and not isinstance(error, Discard):
+            self.counters.cancelled += 1
+            self._end(row, began, "cancelled", seat.reason)
+            return
+        if isinstance(error, asyncio.CancelledError):
+            if seat.why in (SHUTDOWN, LEASE) or (seat.why is None and self._halted):
+                self.counters.interrupted += 1
+                log.info("Task interrupted", extra=self._log_fields(row, began, error=f"cancelled by {seat.why}"))
+                return
+            if seat.why == TIMEOUT:
+                self.counters.timed_out += 1
+                self._fail(row, kind, began, f"timed out after {kind.timeout_s:g} s{_end_of_thread(error)}")
+            else:
+                self._fail(row, kind, began, "the handler raised CancelledError: something it awaited was cancelled")
+        elif isinstance(error, Snooze):
+            self.counters.snoozed += 1
+            after_s = self._chosen_delay_s(error) or 0.0
+            self.outcomes.again.append(Again(row[Row.ID], row[Row.REVISION], row[Row.ATTEMPT], after_s, None))
+        elif isinstance(error, Cancel):
+            self.counters.cancelled += 1
+            self._end(row, began, "cancelled", error)
+        elif isinstance(error, Discard):
+            self.counters.discarded += 1
+            self._end(row, began, "discarded", error)
+        elif isinstance(error, LeaseLost):
+            self.counters.interrupted += 1
+            log.warning("Task interrupted", extra=self._log_fields(row, began, error=str(error)))
+        elif (
+            isinstance(error, msgspec.MsgspecError)
+            and error.__traceback__ is not None
+            and (error.__traceback__.tb_next is None)
+        ):
+            # raised in this very frame: by the decoder of the args, not by the handler
+            self.counters.discarded += 1
+            self._end(row, began, "discarded", f"args do not fit {kind.args_type.__name__}: {error}")
+        else:
+            self._fail(row, kind, began, error, after_s=self._chosen_delay_s(error) if isinstance(error, Retry) else None)
+
+    def _chosen_delay_s(self, outcome: Retry | Snooze) -> float | None:
+        """Seconds from now, by the database's clock, until the time that a handler has chosen; None: it chose none."""
+        if outcome.at is None:
+            return outcome.after_s
+        return max(0.0, -self.seconds_since(table_us(outcome.at)))
+
+    def _fail(
+        self,
+        row: tuple[Any, ...],
+        kind: Kind,
+        began: float,
+        error: BaseException | str,
+        *,
+        after_s: float | None = None,
+    ) -> None:
+        attempt = row[Row.ATTEMPT] + 1
+        if attempt >= row[Row.MAX_ATTEMPTS]:
+            self.counters.discarded += 1
+            self._end(row, began, "discarded", error)
+            return
+        self.counters.retried += 1
+        if after_s is None:
+            try:
+                after_s = backoff.delay_s(kind.backoff, attempt)
+            except Exception:  # a policy is user code; a job must not be lost by it
+                log.exception("the backoff policy of kind %s failed; using the default", kind.name)
+                after_s = backoff.river(attempt)
+        self.outcomes.again.append(Again(row[Row.ID], row[Row.REVISION], attempt, after_s, error_of(row, error)))
+        log.warning(
+            "Task failed", extra=self._log_fields(row, began, error=_shown(error)) | {"retry_in_s": round(after_s, 3)}
+        )
+
+    def _end(
+        self, row: tuple[Any, ...], began: float, outcome: str, error: BaseException | str, *, started: bool = True
+    ) -> None:
+        ended = Ended(row[Row.ID], row[Row.REVISION], began, outcome, error_of(row, error), started=started)
+        self.outcomes.ended.append(ended)
+        log.warning("Task %s", outcome, extra=self._log_fields(row, began, error=_shown(error)))
+
+    def _unknown_kind(self, row: tuple[Any, ...], began: float) -> None:
+        """A job that this program has no handler for: given back with a delay, for a grace time."""
+        reason = f"no handler for kind {row[Row.KIND]!r} in this program"
+        if self.seconds_since(row[Row.CREATED_AT]) < UNKNOWN_KIND_GRACE_S:
+            self.counters.snoozed += 1
+            self.outcomes.again.append(
+                Again(row[Row.ID], row[Row.REVISION], row[Row.ATTEMPT], clock.jittered(UNKNOWN_KIND_DELAY_S), None)
+            )
+            log.warning("Task given back", extra=self._log_fields(row, began, error=reason))
+        else:
+            self.counters.discarded += 1
+            self._end(row, began, "discarded", f"{reason}, an hour after it was inserted")
+
+    def _log_fields(self, row: tuple[Any, ...], began: float | None = None, error: str | None = None) -> dict[str, Any]:
+        fields = {
+            "task_kind": row[Row.KIND],
+            "job_id": row[Row.ID],
+            "queue": self.queue,
+            "attempt": row[Row.ATTEMPT] + 1,
+        }
+        if began is not None:
+            fields["duration_ms"] = round((clock.monotonic() - began) * 1000, 2)
+        if error is not None:
+            fields["error"] = error
+        return fields
+
+
+def _end_of_thread(error: BaseException) -> str:
+    """What a thread raised in the end, after it was asked to stop."""
+    return "" if error.__cause__ is None else f"; its thread ended later, with {_shown(error.__cause__)}"
+
+
+def _shown(error: BaseException | str) -> str:
+    text = error if isinstance(error, str) else f"{type(error).__qualname__}: {error_text(error)}"
+    return text[:500]
+
+
+def error_text(error: BaseException) -> str:
+    """The message of an error of user code, whose `__str__` may itself raise."""
+    try:
+        return str(error)
+    except Exception:  # see above
+        return "(no readable text)"
