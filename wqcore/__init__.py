@@ -3,7 +3,7 @@
 The public names are those below. How a job travels, in reading order:
 
     catalog     what kinds of jobs exist              job, outcome   what a handler receives and may say
-    client      inserting                             line/          insert → turn → execute → settle
+    client      inserting, and asking (control/)       line/          insert → turn → execute → settle
     shard       one worker's loop                     upkeep/        beat, rescue, retire
     keeper      upkeep on its clocks                  proc/          board, children, worker, master
     settings    every option and its default          db/            connections, statements, migrations
@@ -13,6 +13,10 @@ from __future__ import annotations
 
 from wqcore.catalog import Catalog, Kind, catalog, handler, kind, resolve_queue
 from wqcore.client import Client, SyncClient
+from wqcore.control.changes import Changed
+from wqcore.control.filters import JobFilter
+from wqcore.control.jobs import FailedAttempt, JobInfo
+from wqcore.control.outcomes import Gap, OutcomeEvent
 from wqcore.errors import (
     ArgsTooLarge,
     ConfigError,
@@ -21,6 +25,9 @@ from wqcore.errors import (
     InsertError,
     InvalidArgs,
     InvalidLimits,
+    InvalidRequest,
+    JobFailed,
+    JobNotFound,
     LeaseLost,
     OutputTooLarge,
     PlannedKind,
@@ -43,22 +50,31 @@ __all__ = [
     "ArgsTooLarge",
     "Cancel",
     "Catalog",
+    "Changed",
     "Client",
     "ConfigError",
     "DatabaseUnavailable",
     "DeclarationError",
     "Discard",
+    "FailedAttempt",
+    "Gap",
     "InsertError",
     "InsertOptions",
     "Inserted",
     "InsertedMany",
     "InvalidArgs",
     "InvalidLimits",
+    "InvalidRequest",
     "Job",
+    "JobFailed",
+    "JobFilter",
+    "JobInfo",
+    "JobNotFound",
     "JobState",
     "Kind",
     "LeaseLost",
     "Outcome",
+    "OutcomeEvent",
     "OutputTooLarge",
     "PlannedKind",
     "PreloadError",

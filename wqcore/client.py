@@ -25,6 +25,7 @@ from wqcore import clock
 from wqcore.catalog import Catalog
 from wqcore.catalog import catalog as default_catalog
 from wqcore.control import queues
+from wqcore.control.front import AsyncControl, SyncControl
 from wqcore.db import faults, wake
 from wqcore.db.connect import AsyncConnection, Connection, connect, connect_sync, conninfo, describe
 from wqcore.db.request import Pause, Query, Request, Rows
@@ -198,7 +199,7 @@ class _Bulk:
             self._due.add(row.queue)
 
 
-class Client(_Front):
+class Client(_Front, AsyncControl):
     """Inserts and controls jobs from asyncio; `async with Client(settings) as client`, or initialize() and stop()."""
 
     _pool: AsyncConnectionPool[AsyncConnection] | None = None
@@ -222,7 +223,8 @@ class Client(_Front):
         await self._pool.open()
 
     async def stop(self) -> None:
-        """Closes the client's connections."""
+        """Closes the client's connections; whoever still waits for a job is cancelled."""
+        await self._stop_waiting()
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.close()
@@ -387,7 +389,7 @@ class Client(_Front):
             raise problem from (error if problem is not error else None)
 
 
-class SyncClient(_Front):
+class SyncClient(_Front, SyncControl):
     """Inserts and controls jobs from ordinary code and threads; `with SyncClient(settings) as client`.
 
     Its methods are those of `Client`, with the same arguments, results and errors.

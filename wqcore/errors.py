@@ -13,6 +13,9 @@ The tree::
     │   ├── InvalidArgs    the arguments do not fit the kind's type
     │   └── ArgsTooLarge   the encoded arguments exceed `insert.args_bytes_max`
     ├── InvalidLimits      a limit of a queue is out of range or unknown
+    ├── InvalidRequest     a filter or a new value for jobs is not acceptable
+    ├── JobNotFound        no such job, unfinished or in the history
+    ├── JobFailed          the job whose output was asked for was cancelled or discarded
     ├── DeclarationError   a kind or a handler is declared in a way that cannot work
     ├── PreloadError       a module did at import what must not happen before a fork
     ├── OutputTooLarge     what a job leaves behind exceeds its limit
@@ -73,6 +76,30 @@ class ArgsTooLarge(InsertError):
 
 class InvalidLimits(WqcoreError):
     """A limit of a queue is out of range or unknown; nothing was changed."""
+
+
+class InvalidRequest(WqcoreError):
+    """A filter, or a new value for jobs, is not acceptable; nothing was changed."""
+
+
+class JobNotFound(WqcoreError):
+    """The job is neither unfinished nor in the history."""
+
+
+class JobFailed(WqcoreError):
+    """The job has ended without an output.
+
+    Attributes:
+        job_id (int), state (str): `cancelled` or `discarded`.
+        error (str | None): the text of its last error.
+    """
+
+    def __init__(self, job_id: int, state: str, error: str | None) -> None:
+        self.job_id, self.state, self.error = job_id, str(state), error
+        super().__init__(
+            f"job {job_id} was {state}: {error or 'it has no error'}; `Client.job` has all its errors, `Client.retry` "
+            "runs it again"
+        )
 
 
 class DeclarationError(WqcoreError):

@@ -1,7 +1,8 @@
 """The keeper: the database side of a master's decisions, in a process without user code.
 
 Its clocks: the beat (`beat_interval_s`), rescues asked for by the master (at once), rescues of dead hosts and of shards
-that no worker of ours has (every second beat), retention (every five minutes). One connection; when it is lost the
+that no worker of ours has (every second beat), cancellations that no worker can carry out any more (every two seconds),
+retention (every five minutes). One connection; when it is lost the
 keeper reconnects for ever and nothing that was asked is forgotten. When the keeper itself dies, the master forks
 another and repeats what it had asked.
 """
@@ -25,12 +26,14 @@ from wqcore.db.statements import Statements
 from wqcore.errors import WqcoreError
 from wqcore.settings import Settings
 from wqcore.upkeep.beat import beat, leave
+from wqcore.upkeep.cancels import cancel_unheld
 from wqcore.upkeep.rescue import Rescued, dead_shards, own_shards, rescue
 from wqcore.upkeep.retire import retire
 
 log = logging.getLogger("wqcore.keeper")
 
 RETIRE_EVERY_S = 300.0
+CANCEL_EVERY_S = 2.0
 RECONNECT_MIN_S, RECONNECT_MAX_S = 0.1, 3.0
 
 
@@ -77,6 +80,7 @@ class Keeper:
         self._last_beat = 0.0
         self._beat_at = 0.0
         self._retire_at = 0.0
+        self._cancel_at = 0.0
         self._beats = 0
         self._unknown_before: set[int] = set()
 
@@ -126,6 +130,11 @@ class Keeper:
                 if now >= self._beat_at and self._master_lives():
                     self._beat_at = now + clock.jittered(process.beat_interval_s)
                     await self._beat(conn)
+                if now >= self._cancel_at:
+                    self._cancel_at = now + clock.jittered(CANCEL_EVERY_S)
+                    cancelled = await cancel_unheld(conn, self._statements)
+                    if cancelled:
+                        log.info("cancelled %d jobs that no worker held any more", cancelled)
                 if now >= self._retire_at:
                     self._retire_at = now + clock.jittered(RETIRE_EVERY_S)
                     for line in await retire(conn, self._statements):
