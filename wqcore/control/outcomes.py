@@ -126,12 +126,13 @@ class Reader:
             upto = at.xid + 1 + self._window
             rows = yield Query("outcomes", self._wanted | {"xid": at.xid, "id": at.id, "upto": upto, "n": BATCH_EVENTS})
             final, expired = min(rows[0][0], upto), rows[0][1]
+            ended = [row[2:] for row in rows if row[2] is not None]
             events: list[Event] = []
             if expired > max(at.xid, at.expired):
                 at.expired = expired
                 events.append(Gap(str(at)))
-            events += [_event(row[2:], at) for row in rows if row[2] is not None]
-            if len(rows) == BATCH_EVENTS:
+            events += [_event(row, at) for row in ended]
+            if len(ended) == BATCH_EVENTS:
                 self._window = max(WINDOW_XIDS_MIN, self._window // 2)
                 return events
             if final - 1 > at.xid:
