@@ -212,7 +212,7 @@ class Client(_Front, AsyncControl):
         finally:
             await conn.close()
         self._pool = AsyncConnectionPool(
-            conninfo(self._dsn, self._database, name="wqcore client"),
+            conninfo(self._dsn, self._database, name="wqcore client", by_index=True),
             kwargs={"autocommit": True, "prepare_threshold": 0},
             min_size=1,
             max_size=POOL_CONNECTIONS_MAX,
@@ -405,7 +405,7 @@ class SyncClient(_Front, SyncControl):
         finally:
             conn.close()
         self._pool = ConnectionPool(
-            conninfo(self._dsn, self._database, name="wqcore client"),
+            conninfo(self._dsn, self._database, name="wqcore client", by_index=True),
             kwargs={"autocommit": True, "prepare_threshold": 0},
             min_size=1,
             max_size=POOL_CONNECTIONS_MAX,

@@ -2,7 +2,7 @@
 
 Its clocks: the beat (`beat_interval_s`), rescues asked for by the master (at once), rescues of dead hosts and of shards
 that no worker of ours has (every second beat), cancellations that no worker can carry out any more (every two seconds),
-retention (every five minutes). One connection; when it is lost the
+retention (every five minutes), the index of the newest outcomes (every ten seconds). One connection; when it is lost the
 keeper reconnects for ever and nothing that was asked is forgotten. When the keeper itself dies, the master forks
 another and repeats what it had asked.
 """
@@ -28,12 +28,13 @@ from wqcore.settings import Settings
 from wqcore.upkeep.beat import beat, leave
 from wqcore.upkeep.cancels import cancel_unheld
 from wqcore.upkeep.rescue import Rescued, dead_shards, own_shards, rescue
-from wqcore.upkeep.retire import retire
+from wqcore.upkeep.retire import retire, summarize
 
 log = logging.getLogger("wqcore.keeper")
 
 RETIRE_EVERY_S = 300.0
 CANCEL_EVERY_S = 2.0
+SUMMARIZE_EVERY_S = 10.0
 RECONNECT_MIN_S, RECONNECT_MAX_S = 0.1, 3.0
 
 
@@ -81,6 +82,7 @@ class Keeper:
         self._beat_at = 0.0
         self._retire_at = 0.0
         self._cancel_at = 0.0
+        self._summarize_at = 0.0
         self._beats = 0
         self._unknown_before: set[int] = set()
 
@@ -135,6 +137,9 @@ class Keeper:
                     cancelled = await cancel_unheld(conn, self._statements)
                     if cancelled:
                         log.info("cancelled %d jobs that no worker held any more", cancelled)
+                if now >= self._summarize_at:
+                    self._summarize_at = now + clock.jittered(SUMMARIZE_EVERY_S)
+                    await summarize(conn, self._statements)
                 if now >= self._retire_at:
                     self._retire_at = now + clock.jittered(RETIRE_EVERY_S)
                     for line in await retire(conn, self._statements):

@@ -24,8 +24,8 @@ from wqcore.errors import InvalidRequest
 from wqcore.job import FINISHED, JobState
 
 POLL_S = 0.25
-BATCH_EVENTS = 200
-WINDOW_XIDS_MIN, WINDOW_XIDS_MAX = 8, 1 << 14
+BATCH_EVENTS = 500
+WINDOW_XIDS_MIN, WINDOW_XIDS_MAX = 1, 1 << 14
 """Transactions that one statement looks at. A turn of a busy shard is one, with some hundred jobs."""
 ID_MAX = (1 << 63) - 1
 
