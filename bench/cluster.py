@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import psutil
 import psycopg
 
 from wqcore import launch
-from wqcore.client import SyncClient
+from wqcore.client import Item, SyncClient
 from wqcore.db import embedded
 from wqcore.settings import Database, Process, Queue, Retention, Settings
 
@@ -69,22 +69,22 @@ class Cluster:
         self.conn.execute("checkpoint")
 
 
-def program(processes: int, *, history: bool, workers: int = 100) -> Settings:
+def program(processes: int, *, history: bool, workers: int = 100, drain_timeout_s: float = 30.0) -> Settings:
     """The settings of the benchmarked wqcore."""
     return Settings(
         database=Database(embedded=False, migrate="auto"),
-        process=Process(handlers=["bench.bench_handlers"]),
+        process=Process(handlers=["bench.bench_handlers"], drain_timeout_s=drain_timeout_s),
         retention=Retention() if history else Retention(completed_hours=0, cancelled_hours=0),
         queues={"default": Queue(workers=workers, processes=processes)},
     )
 
 
-def fill(cluster: Cluster, settings: Settings, jobs: int) -> float:
-    """Inserts `jobs` no-ops in bulk; returns the seconds it took."""
+def fill(cluster: Cluster, settings: Settings, jobs: int, kind: Callable[[str], Item] = BenchNoop) -> float:
+    """Inserts `jobs` no-ops in bulk, each made by `kind` from its id; returns the seconds it took."""
     launch.prepare(settings, cluster.dsn, lambda text: None)
     began = time.monotonic()
     with SyncClient(settings, dsn=cluster.dsn) as client:
-        client.insert_many(BenchNoop(id=f"1b4e28ba-2fa1-11d2-883f-{number:012x}") for number in range(jobs))
+        client.insert_many(kind(f"1b4e28ba-2fa1-11d2-883f-{number:012x}") for number in range(jobs))
     return time.monotonic() - began
 
 

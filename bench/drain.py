@@ -13,26 +13,13 @@ import json
 import os
 import platform
 import statistics
-import subprocess
-import sys
-import tempfile
-import time
-from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
-import psutil
 import typer
 
-from wqcore.settings import Settings
-
 from . import floor
-from .cluster import Cluster, cluster, fill, program
-
-POLL_S = 0.01
-HELD = "select coalesce(sum(cardinality(ids)), 0) from wqcore.claim"
-"""Asked while the drain runs: looking for a live row in a table full of dead ones would cost more than the drain."""
-ROUND_LIMIT_S = 300.0
+from .cluster import cluster, fill, program
+from .rate import drain_rate
 
 
 def main(
@@ -53,7 +40,7 @@ def main(
             server.conn.execute("truncate wqcore.history")
             fill(server, settings, jobs)
             server.settle()
-            round_ = _drain(server, settings, jobs) | {"floor_jobs_s": bare, "insert_jobs_s": jobs / insert_s}
+            round_ = drain_rate(server, settings, jobs) | {"floor_jobs_s": bare, "insert_jobs_s": jobs / insert_s}
             server.conn.execute("truncate wqcore.history")
             if number == 0:
                 _say(as_json, f"warm-up: floor {bare:,.0f} jobs/s, wqcore {round_['jobs_s']:,.0f} jobs/s (not counted)")
@@ -92,60 +79,9 @@ def main(
     print("PostgreSQL:", report["postgresql"])
 
 
-def _drain(server: Cluster, settings: Settings, jobs: int) -> dict[str, float]:
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "bench.toml"
-        config.write_text(_toml(settings, server.dsn))
-        master = subprocess.Popen(
-            [sys.executable, "-m", "wqcore", "--config", str(config)], stderr=subprocess.PIPE, cwd=Path.cwd()
-        )
-        try:
-            _until(lambda: server.scalar(HELD), master)
-            first, first_left = time.monotonic(), jobs
-            cpu, wal = server.cpu_s(), server.wal_bytes()
-            tree = [psutil.Process(master.pid), *psutil.Process(master.pid).children()]
-            own = sum(sum(process.cpu_times()[:2]) for process in tree)
-            _until(
-                lambda: not server.scalar(HELD) and not server.scalar("select exists (select from wqcore.job)"), master
-            )
-            seconds = time.monotonic() - first
-            own = sum(sum(process.cpu_times()[:2]) for process in tree) - own
-            cpu, wal = server.cpu_s() - cpu, server.wal_bytes() - wal
-        finally:
-            master.terminate()
-            master.wait(30)
-    return {
-        "jobs_s": first_left / seconds,
-        "cpu_us_workers": own / first_left * 1e6,
-        "cpu_us_postgresql": cpu / first_left * 1e6,
-        "wal_bytes_job": wal / first_left,
-    }
-
-
 def _say(silent: bool, text: str) -> None:
     if not silent:
         print(text, flush=True)
-
-
-def _until(condition: Any, master: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + ROUND_LIMIT_S
-    while not condition():
-        if master.poll() is not None:
-            error = master.stderr.read().decode() if master.stderr else ""
-            raise RuntimeError(f"the master ended with {master.returncode}: {error[-2000:]}")
-        if time.monotonic() > end:
-            raise RuntimeError(f"not done within {ROUND_LIMIT_S:g} s")
-        time.sleep(POLL_S)
-
-
-def _toml(settings: Settings, dsn: str) -> str:
-    queue = settings.queues["default"]
-    return (
-        f"[database]\ndsn = {json.dumps(dsn)}\nmigrate = 'auto'\n"
-        f"[process]\nhandlers = {json.dumps(settings.process.handlers)}\n"
-        f"[retention]\ncompleted_hours = {settings.retention.completed_hours}\n"
-        f"[queues.default]\nworkers = {queue.workers}\nprocesses = {msgspec.json.encode(queue.processes).decode()}\n"
-    )
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from typing import Any, TypeVar, get_type_hints
 import msgspec
 
 from wqcore import backoff as backoff_policies
+from wqcore import described
 from wqcore.errors import DeclarationError, InvalidArgs, PlannedKind, UnknownKind
 from wqcore.job import ATTEMPTS_MAX, PRIORITY_MAX, PRIORITY_MIN, Job, Unique, check_name
 
@@ -73,9 +74,7 @@ class Kind:
 
     def described(self, *, args_bytes_max: int) -> list[dict[str, Any]]:
         """The parameters of `sync_kind.sql`: what a caller without this type must know to insert a job of it."""
-        fields = msgspec.structs.fields(self.args_type)
-        wire = {field.name: field.encode_name for field in fields}
-        template = self.serial_key_template
+        template = described.template_for_sql(self.serial_key_template, self.args_type)
         return [
             {
                 "name": self.name,
@@ -83,10 +82,11 @@ class Kind:
                 "queue": self.queue,
                 "priority": self.priority,
                 "max_attempts": self.max_attempts,
-                "serial_key": template and re.sub(r"{(\w+)}", lambda found: f"{{{wire[found[1]]}}}", template),
+                "serial_key": template,
                 "serial_key_is_code": self.serial_key is not None and template is None,
                 "unique_by": self.unique.spec(self.args_type) if self.unique else None,
-                "required": [field.encode_name for field in fields if field.required],
+                "required": described.required(self.args_type),
+                "defaults": described.defaults(self.args_type),
                 "args_bytes_max": args_bytes_max,
                 "planned": self.planned,
             }

@@ -6,6 +6,7 @@ cannot be used · 70 the workers could not start · 131 ended at once by SIGQUIT
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import signal
 import sys
@@ -24,9 +25,9 @@ from wqcore import launch
 from wqcore.catalog import catalog
 from wqcore.client import SyncClient
 from wqcore.db import migrate as migrations
+from wqcore.db import roles
 from wqcore.db.connect import connect_sync
 from wqcore.errors import ConfigError, DatabaseUnavailable, InsertError, SchemaError, WqcoreError
-from wqcore.line.insert import InsertOptions
 from wqcore.proc.preload import preload
 from wqcore.settings import Settings, load
 from wqcore.version import VERSION
@@ -100,8 +101,11 @@ def migrate(
     show_sql: Annotated[
         bool, typer.Option("--show-sql", help="Print the SQL of what is pending; apply nothing.")
     ] = False,
+    with_roles: Annotated[
+        bool, typer.Option("--roles", help="Also make the role <schema>_producer, which may only enqueue from SQL.")
+    ] = False,
 ) -> None:
-    """Bring the database schema to this version, and make the configured queues known."""
+    """Bring the database schema to this version, and make the configured queues and kinds known."""
     settings = _settings(config)
     line = migrations.queue_line(settings.database.schema)
     with launch.database(settings) as dsn:
@@ -116,6 +120,10 @@ def migrate(
             else:
                 steps = migrations.migrate(conn, line, say=_say)
                 launch.sync_queues(conn, settings)
+                preload(settings.process.handlers, timeout_s=settings.process.boot_timeout_s)
+                launch.sync_kinds(conn, settings, catalog)
+                if with_roles:
+                    _say(f"role {roles.make_producer(conn, line.schema)} may enqueue jobs; grant it to who shall do so")
             if not steps:
                 _say(f"schema {line.schema} is up to date (version {len(line.steps())})")
         finally:
@@ -131,6 +139,8 @@ def insert(
     queue: Annotated[str | None, typer.Option(help="Another queue than the kind's.")] = None,
     priority: Annotated[int | None, typer.Option(help="A higher number runs first.")] = None,
     max_attempts: Annotated[int | None, typer.Option(help="Attempts before it is discarded.")] = None,
+    run_at: Annotated[dt.datetime | None, typer.Option(help="Not before this time (UTC).")] = None,
+    job_key: Annotated[str | None, typer.Option(help="Overwrite the waiting job of this name, if there is one.")] = None,
     config: ConfigOption = None,
 ) -> None:
     """Insert one job (KIND JSON) or many (--file)."""
@@ -144,8 +154,16 @@ def insert(
         with SyncClient(settings, dsn=dsn) as client:
             if file is None:
                 _, args = catalog.parse(kind or "", payload or "")
-                options = InsertOptions(queue=queue, priority=priority, max_attempts=max_attempts)
-                _out.print(f"inserted {kind} as job {client.insert(args, options)}")
+                job = client.insert(
+                    args,
+                    queue=queue,
+                    priority=priority,
+                    max_attempts=max_attempts,
+                    run_at=run_at.replace(tzinfo=dt.UTC) if run_at else None,
+                    job_key=job_key,
+                )
+                did = "replaced" if job.replaced else "is there already:" if job.skipped else "inserted"
+                _out.print(f"{did} {kind} as job {job}" if not job.skipped else f"{kind} {did} job {job}")
                 return
             refused = _insert_file(client, file, strict=strict)
     if refused:
@@ -225,7 +243,8 @@ def _insert_file(client: SyncClient, file: Path, *, strict: bool) -> int:
     """Inserts a file of JSON lines; returns how many lines were refused."""
     with _open(file) as (lines, size), _progress(size) as (advance, say):
         report = bulk.insert_lines(client, catalog, lines, strict=strict, refused=say, read=advance)
-    _out.print(f"inserted {report.inserted} jobs from {file}; refused {report.refused} lines")
+    known = f"; {report.replaced} replaced, {report.skipped} were there already" if report.replaced + report.skipped else ""
+    _out.print(f"inserted {report.inserted} jobs from {file}{known}; refused {report.refused} lines")
     return report.refused
 
 

@@ -19,6 +19,7 @@ The tree::
     ├── DeclarationError   a kind or a handler is declared in a way that cannot work
     ├── PreloadError       a module did at import what must not happen before a fork
     ├── OutputTooLarge     what a job leaves behind exceeds its limit
+    ├── NotDrained         a test's drain found more to do than its time allowed
     └── LeaseLost          this run was superseded: another process owns the job now
 """
 
@@ -112,6 +113,10 @@ class PreloadError(WqcoreError):
 
 class OutputTooLarge(WqcoreError):
     """The output of a job exceeds its limit; fail the run or make it smaller."""
+
+
+class NotDrained(WqcoreError):
+    """`wqcore.testing.drain` ran out of time; the text says which jobs are left and why."""
 
 
 class LeaseLost(WqcoreError):

@@ -49,7 +49,7 @@ class JobState(enum.StrEnum):
 FINISHED = frozenset({JobState.COMPLETED, JobState.CANCELLED, JobState.DISCARDED})
 
 
-class Unique(msgspec.Struct, frozen=True, kw_only=True):
+class Unique(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What makes two jobs of a kind the same, so that the second one is not inserted.
 
     Attributes:

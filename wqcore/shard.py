@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import Counter
+from collections import Counter, deque
 from typing import Any, Protocol
 
 import msgspec
@@ -60,6 +60,8 @@ DUE_ROOM = 16
 GONE_KEPT_S = 10.0
 """How long deleted ids are remembered: longer than a turn that began before the deletion can take."""
 PROGRESS_EVERY_S = 1.0
+COMPLETED_TX_MAX = 1000
+"""Ids completed in transactions of their handlers that are remembered before those that have ended are forgotten."""
 
 
 class BoardSheet(execute.Sheet, Protocol):
@@ -120,7 +122,10 @@ class Shard:
         self._dirty = False
         self._paused = False
         self._due_now = False
+        self._parked_before = self._claimed_before = 0
         self._look_at = 0.0
+        self._looked_at = 0.0
+        self._looks_took: deque[float] = deque([0.0], maxlen=4)
         self._fetch_not_before = 0.0
         self._due_at = math.inf
         self._oldest_outcome_at = math.inf
@@ -137,6 +142,7 @@ class Shard:
         self._keep_text = ""
         self._permits: list[int] = []
         self._gone: dict[int, float] = {}
+        self._completed_tx: set[int] = set()
         self._progress: dict[int, tuple[float, str | None]] = {}
         self._progress_at = 0.0
         self._progress_written: set[int] = set()
@@ -227,6 +233,9 @@ class Shard:
         if self._due_now:
             # a due job must not wait until the low water of jobs that may all be of lower priority
             room = max(room, DUE_ROOM)
+        if executor.keys.parked - self._parked_before > self._claimed_before // 2:
+            # most of the last batch was parked behind busy keys: look further for jobs that can start
+            room = max(room, 2 * self._claimed_before)
         if self._limits.max_workers_total is not None:
             room = min(room, len(self._permits) - executor.running - executor.waiting - executor.keys.parked)
         return max(0, min(self._queue.batch_max, room))
@@ -270,6 +279,7 @@ class Shard:
         mark = self._sheet.mark()
         self._oldest_outcome_at = math.inf
         held = executor.held()
+        busy_keys = executor.keys.to_leave_out(self.lanes.position)
         executor.settling = bool(outcomes)
         try:
             await self._protocol.retry(outcomes.again)
@@ -281,7 +291,7 @@ class Shard:
                 limit=limit,
                 held=held,
                 exclude=self._exclude(held, outcomes),
-                busy_keys=executor.keys.to_leave_out(),
+                busy_keys=busy_keys,
                 changed=self._dirty or len(outcomes) > 0,
             )
         except BaseException:
@@ -294,24 +304,28 @@ class Shard:
         self._sheet.acknowledged(mark)
         for item in outcomes.again:
             self._due_at = min(self._due_at, clock.monotonic() + item.delay_s + 0.001)
-        self._took(turned, limit, held, outcomes)
+        self._took(turned, limit, held, outcomes, passed_over=bool(busy_keys))
         if self._progress_written:
             ended = self._progress_written.difference(held)
             await self._protocol.forget_progress(sorted(ended))
             self._progress_written -= ended
         if turned.done_count != len(outcomes.done_ids):
             await self._find_unacknowledged(outcomes.done_ids)
+        if len(self._completed_tx) > COMPLETED_TX_MAX:
+            self._completed_tx.intersection_update(executor.held())
         self._measure()
 
-    def _took(self, turned: Turned, limit: int, held: list[int], outcomes: Outcomes) -> None:
+    def _took(self, turned: Turned, limit: int, held: list[int], outcomes: Outcomes, *, passed_over: bool) -> None:
         executor = self.executor
         rows = turned.rows
         if limit:
             self._due_now = False
-            more = self.lanes.took(rows, limit)
+            self._parked_before, self._claimed_before = executor.keys.parked, len(rows)
+            more = self.lanes.took(rows, limit, passed_over=passed_over)
             now = clock.monotonic()
             if rows:
-                self._look_at = min(self._look_at, now + LOOK_AGAIN_S) if not more else self._look_at
+                if not more:
+                    self._look_soon(now + LOOK_AGAIN_S)
                 self._hungry = more or self.lanes.behind()
             else:
                 self._hungry = self.lanes.behind()
@@ -327,8 +341,8 @@ class Shard:
             if rows and rows[-1][Row.RUN_AT] is not None:
                 rows = self._without_known(rows, held, outcomes)
             executor.add(rows)
-        for slot in executor.keys.to_read_again():
-            self.lanes.rewind_slot(slot)
+        for slot, position in executor.keys.to_read_again():
+            self.lanes.rewind_to_position(slot, position)
             self._hungry = True
 
     async def _find_unacknowledged(self, ids: list[int]) -> None:
@@ -340,15 +354,18 @@ class Shard:
     async def _look(self) -> None:
         began = clock.monotonic()
         held = self.executor.held() + self.executor.outcomes.ids()
-        look = await self._protocol.look(self.lanes, held + list(self._elsewhere))
+        busy_keys = self.executor.keys.to_leave_out(self.lanes.position)
+        look = await self._protocol.look(self.lanes, held + list(self._elsewhere), busy_keys)
         self._proved()
-        took = clock.monotonic() - began
+        self._looked_at = clock.monotonic()
+        took = self._looked_at - began
+        self._looks_took.append(took)
         interval = min(self._queue.poll_interval_s, self._settings.process.dead_after_s / 3)
         # spaced out when it is long, but never so far that the lease could seem unproven
         spaced = min(max(interval, took / LOOK_SHARE), self._settings.process.dead_after_s / 2)
         self._look_at = clock.monotonic() + clock.jittered(spaced)
         self._db_clock_offset_us = look.now_us - clock.monotonic() * 1e6
-        self.lanes.look(look.sequence, look.oldest_xid, look.next_xid, late=look.late)
+        self.lanes.look(look.sequence, look.oldest_xid, look.next_xid, late=look.late, now_us=look.now_us)
         if look.gap_priority is not None:
             self.lanes.learn(look.gap_priority)
             self._look_at = 0.0
@@ -370,6 +387,13 @@ class Shard:
             self.lanes.age(await self._protocol.ages(self.lanes), self._queue.ageing_s)
             self.executor.rank_again()
 
+    def _look_soon(self, at: float) -> None:
+        """Looks at that time, or later when looks take long: hints must not make them most of the work.
+
+        The shortest of the last looks counts, so that a single slow one does not make due jobs late.
+        """
+        self._look_at = min(self._look_at, max(at, self._looked_at + min(self._looks_took) / LOOK_SHARE))
+
     async def _obey(self, look: Look) -> None:
         """Puts in force what somebody has changed: pause, limits, retention, cancellations."""
         if look.keep_hours is not None and look.keep_hours != self._keep_text:
@@ -383,8 +407,7 @@ class Shard:
             await self._protocol.sync_permits(total)
             self._share_wanted = True
         if look.cancels:
-            held = set(self.executor.held())
-            reasons = {job_id: reason for job_id, reason in await self._protocol.cancels() if job_id in held}
+            reasons = dict(await self._protocol.cancels(self.executor.held()))
             if reasons:
                 self.executor.cancel_jobs(reasons)
         if look.paused and not self._paused:
@@ -455,7 +478,7 @@ class Shard:
         own = await self._protocol.owned_slots()
         if len(own) > fair:
             surplus = own[fair:]
-            self.lanes.set_slots(own[:fair])
+            self._own(own[:fair])  # before anybody else can take them: its part of the queue's rate goes with a slot
             if self.executor.give_back(set(surplus)) or self.executor.running:  # their lanes are forgotten
                 self._dirty = True
                 await self._turn_without_fetch()
@@ -463,14 +486,18 @@ class Shard:
         elif len(own) < fair and look.free_slots:
             own = await self._protocol.take_slots(fair - len(own))
         if set(own[:fair]) != set(self.lanes.slots):
-            self.lanes.set_slots(own[:fair])
-            self.executor.keys.own(self.lanes.slots)
-            self._use_limits()
+            self._own(own[:fair])
             await self._refresh_elsewhere()
             self._hungry = True
             self._fetch_not_before = 0.0
             self._look_at = 0.0
             log.debug("owns %d of %d slots", len(own[:fair]), self._queue.slots, extra={"queue": self.queue})
+
+    def _own(self, slots: list[int]) -> None:
+        """These are our slots from now on."""
+        self.lanes.set_slots(slots)
+        self.executor.keys.own(slots)
+        self._use_limits()
 
     async def _share_permits(self, fair: int, look: Look) -> None:
         """Brings the permits to this shard's share."""
@@ -542,7 +569,7 @@ class Shard:
         if hint is not None and hint.gone:
             self._are_gone(hint.gone)
         if hint is None or hint.due or hint.look:
-            self._look_at = 0.0
+            self._look_soon(0.0)
         elif any(slot in ours for slot, _ in hint.ready):
             for slot, priority in hint.ready:
                 if slot in ours:
@@ -559,9 +586,12 @@ class Shard:
             executor.give_back()
             self._dirty = True
             slots = self.lanes.slots
-            self.lanes.set_slots([])
+            self._own([])
             await self._turn()
             await self._protocol.release_slots(slots)
+            spare = self._permits[executor.running :]
+            if spare:
+                await self._protocol.release_permits(spare, self._limits.max_workers_total or 0)
         if self._leave_now or not executor.running:
             if len(executor.outcomes):
                 await self._turn()
@@ -588,9 +618,10 @@ class Shard:
     async def _check_held(self) -> None:
         """After a reconnect: what was deleted while nobody could tell us is forgotten."""
         held = self.executor.held()
+        self._completed_tx.intersection_update(held)
         if held:
             left = {job_id for job_id, _, _ in await self._protocol.remaining(held)}
-            self.executor.drop_jobs(set(held) - left)
+            self.executor.drop_jobs(set(held) - left - self._completed_tx)
 
     def _are_gone(self, ids: list[int]) -> None:
         """Jobs that somebody has deleted or cancelled while they waited, as far as we know them or just claim them."""
@@ -664,6 +695,7 @@ class Shard:
             output=job._output,
         ):
             raise LeaseLost(f"job {row[Row.ID]}: this run was superseded; roll back, its newest run decides")
+        self._completed_tx.add(row[Row.ID])
 
     def progress(self, job_id: int, fraction: float, note: str | None) -> None:
         """Takes in how far a job is; written with the next look, once a second at most."""

@@ -196,13 +196,15 @@ def test_when_there_is_no_room_to_park_busy_keys_are_left_out_and_read_again_lat
     held = Keys()
     for n in range(2):
         held.take(keyed(n, "a", slot=3))
-    assert held.to_leave_out() == []
+    positions = iter([({(1, 3): 7}, {}), ({(1, 3): 9}, {})])
+    assert held.to_leave_out(lambda slot: next(positions)) == []
     held.take(keyed(2, "a", slot=3))
-    assert held.to_leave_out() == ["a"]
+    assert held.to_leave_out(lambda slot: next(positions)) == ["a"]
+    assert held.to_leave_out(lambda slot: next(positions)) == ["a"]
     assert held.to_read_again() == []
     held.end("a")
     held.end("a")
-    assert held.to_read_again() == [3]
+    assert held.to_read_again() == [(3, ({(1, 3): 7}, {}))]
     assert held.to_read_again() == []
 
 

@@ -5,6 +5,9 @@ Tokens are counted when somebody asks, from the time since the last question, so
 
 from __future__ import annotations
 
+_WHOLE = 1.0 - 1e-6
+"""A token, but for what adding floats loses: else a timer that comes at the computed time would find it missing."""
+
 
 class Bucket:
     """Tokens of one rate.
@@ -32,19 +35,15 @@ class Bucket:
 
     def take(self, now: float) -> bool:
         """Takes a token; False when there is none."""
-        if self.available(now) < 1.0 - 1e-9:
+        if self.available(now) < _WHOLE:
             return False
         self._tokens -= 1.0
         return True
 
-    def give_back(self) -> None:
-        """Undoes a `take` whose job did not start."""
-        self._tokens = min(self.burst, self._tokens + 1.0)
-
     def next_at(self, now: float) -> float:
         """When there is a token: `now`, or later."""
-        missing = 1.0 - self.available(now)
-        return now if missing <= 1e-9 else now + missing / self.per_second
+        tokens = self.available(now)
+        return now if tokens >= _WHOLE else now + (1.0 - tokens) / self.per_second
 
     def is_full(self, now: float) -> bool:
         """True when it need not be remembered: a new one that has been filling for long is the same."""

@@ -320,6 +320,8 @@ class Executor:
         if self.keys.take(row):
             return True
         self._arm_refill()
+        if not self.waiting:
+            self._on_change()  # all that was fetched is parked, so nobody else will ask for more
         return False
 
     def _token(self) -> bool:

@@ -2,7 +2,7 @@
 
 One shard sees all jobs of a key, because they are all in one slot, so no statement is needed and the limits hold over
 the fleet. Jobs that may not start yet are parked in the order of arrival. Beyond `PARKED_MAX` the fetch is told to
-leave those keys out; a key that was left out is read again from its slot's head once its parked jobs are gone.
+leave those keys out; a key that was left out is read again, from where that began, once its parked jobs are gone.
 
 A key's bucket is empty when its slot comes to this shard, and fills from then on: so a key is not started faster than
 its rate when its slot moves, and a key not heard of for long has a full bucket without being remembered.
@@ -19,6 +19,7 @@ from typing import Any
 from wqcore import clock
 from wqcore.job import Row
 from wqcore.line.bucket import Bucket
+from wqcore.line.lanes import Position
 from wqcore.settings import Rate
 
 PARKED_MAX = 1000
@@ -37,7 +38,7 @@ class Keys:
         self._running: dict[str, int] = {}
         self._elsewhere: dict[str, int] = {}
         self._parked: dict[str, deque[tuple[Any, ...]]] = {}
-        self._left_out: dict[str, int] = {}
+        self._left_out: dict[str, tuple[int, Position]] = {}
         self._buckets: dict[str, Bucket] = {}
         self._refilled: list[tuple[float, str]] = []
         self._owned_since: dict[int, float] = {}
@@ -118,18 +119,24 @@ class Keys:
         """All parked jobs."""
         return itertools.chain.from_iterable(self._parked.values())
 
-    def to_leave_out(self) -> list[str]:
-        """The keys that the next fetch must leave out: none while there is room to park."""
+    def to_leave_out(self, position: Callable[[int], Position]) -> list[str]:
+        """The keys that the next fetch must leave out: none while there is room to park.
+
+        `position` says how far a slot has been read: from there on jobs of the key will have been passed over.
+        """
         if self.parked < PARKED_MAX:
             return []
         for key, parked in self._parked.items():
-            self._left_out.setdefault(key, parked[0][Row.SLOT])
+            if key not in self._left_out:
+                slot = parked[0][Row.SLOT]
+                self._left_out[key] = (slot, position(slot))
         return list(self._parked)
 
-    def to_read_again(self) -> list[int]:
-        """Slots whose left-out keys have no parked job any more. Each is returned once."""
-        ready = [key for key in self._left_out if key not in self._parked]
-        return sorted({self._left_out.pop(key) for key in ready})
+    def to_read_again(self) -> list[tuple[int, Position]]:
+        """Slots, and from where they are to be read anew, of left-out keys that have no parked job any more."""
+        if not self._left_out:
+            return []
+        return [self._left_out.pop(key) for key in list(self._left_out) if key not in self._parked]
 
     def drop_parked(self, slots: set[int] | None = None) -> list[tuple[Any, ...]]:
         """Removes the parked jobs of `slots` (None: of all), which this shard gives up, and returns them."""

@@ -11,6 +11,7 @@ its way back:
   transactions may be open. A look that finds something between floor and cursor sends the lanes back to the floor.
 - a job that this shard gave back or whose revision changed while it ran: its lane goes back to just before it.
 - a job that another shard held when we took its slot: its slot's lanes start anew once the other has let go.
+- a job whose serial key was busy and that was passed over: its slot goes back to where the passing over began.
 
 A lane that was sent back reads past jobs that the shard already holds, so their ids must be excluded until it has
 caught up; `behind()` says whether any is.
@@ -30,6 +31,9 @@ PRIORITIES_MAX = 32
 
 Cursor = TypeVar("Cursor", int, tuple[int, int])
 """An id, or (run_at in µs, id)."""
+
+Position = tuple[dict[tuple[int, int], int], dict[tuple[int, int], tuple[int, int]]]
+"""Cursors of the ready and of the due lanes of a slot."""
 
 _DUE_FIRST = (-(2 * 10**17), 0)
 """Before every timestamp that PostgreSQL can store usefully (4338 BC, in µs from 2000-01-01)."""
@@ -51,6 +55,7 @@ class Lanes:
         self._aged: dict[tuple[int, int], int] = {}
         self._turned = 0
         self._sequence_seen: int | None = None
+        self._now_seen: int | None = None
         self._turned_since_look = False
         self._marks: deque[tuple[int, int]] = deque()
         self._plan: list[tuple[int, int]] = []
@@ -104,8 +109,31 @@ class Lanes:
         """True while some lane re-reads rows that the shard may hold."""
         return bool(self._behind or self._due_behind)
 
-    def took(self, rows: Sequence[tuple[Any, ...]], limit: int) -> bool:
-        """Moves the cursors past what the last plan returned; True when a limit was hit, so that there may be more."""
+    def position(self, slot: int) -> Position:
+        """How far the lanes of a slot have been read."""
+        return (
+            {lane: after for lane, after in self._after.items() if lane[1] == slot},
+            {lane: after for lane, after in self._due_after.items() if lane[1] == slot},
+        )
+
+    def rewind_to_position(self, slot: int, position: Position) -> None:
+        """Sends the lanes of a slot back to where they were."""
+        ready, due = position
+        for lane, after in self._after.items():
+            if lane[1] == slot and after > ready.get(lane, 0):
+                self._send_back(lane, ready.get(lane, 0))
+        for lane, cursor in self._due_after.items():
+            if lane[1] == slot and cursor > due.get(lane, _DUE_FIRST):
+                self._due_top[lane] = max(cursor, self._due_top.get(lane, cursor))
+                self._due_after[lane] = due.get(lane, _DUE_FIRST)
+                self._due_behind.add(lane)
+
+    def took(self, rows: Sequence[tuple[Any, ...]], limit: int, *, passed_over: bool = False) -> bool:
+        """Moves the cursors past what the last plan returned; True when a limit was hit, so that there may be more.
+
+        `passed_over`: jobs of busy keys were left out. Lanes that were read to their end then move past those too, as
+        far as the last look saw, so that no fetch walks over them again; whoever left them out remembers from where.
+        """
         self._turned_since_look = True
         after, last = self._after, None
         ready = due = 0
@@ -125,10 +153,26 @@ class Lanes:
         if self._due_behind:
             reached = due_last if due >= limit else None
             self._catch_up(reached, self._due_after, self._due_top, self._due_behind, _DUE_FIRST)
+        if passed_over:
+            self._pass_over(last if ready >= limit else None, due_last if due >= limit else None)
         return ready >= limit or due >= limit
 
-    def look(self, sequence: int, oldest_xid: int, next_xid: int, *, late: bool) -> None:
+    def _pass_over(self, partial: tuple[int, int] | None, due_partial: tuple[int, int] | None) -> None:
+        """`partial` are the lanes at which a limit stopped the fetch: they and those after them were not read."""
+        for lane in self._plan:
+            if lane == partial:
+                break
+            if self._sequence_seen is not None and lane not in self._behind:
+                self._after[lane] = max(self._after.get(lane, 0), self._sequence_seen)
+        for lane in self._plan:
+            if lane == due_partial:
+                break
+            if self._now_seen is not None and lane not in self._due_behind:
+                self._due_after[lane] = max(self._due_after.get(lane, _DUE_FIRST), (self._now_seen, 0))
+
+    def look(self, sequence: int, oldest_xid: int, next_xid: int, *, late: bool, now_us: int | None = None) -> None:
         """Takes in a look at the database; moves the floor up, or sends the lanes back to it when `late`."""
+        self._now_seen = now_us
         if late:
             self.rewind_to(self.floor)
         elif not self._behind:

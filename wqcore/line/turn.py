@@ -52,7 +52,7 @@ class Look(NamedTuple):
     paused: bool
     limits: str | None
     keep_hours: str | None
-    cancels: list[int]
+    cancels: bool
     sequence: int
     now_us: int
     oldest_xid: int
@@ -139,7 +139,7 @@ class Protocol:
             self._since = self._turn
         return Turned(rows if rows[0][0] is not None else [], done_count, bool(claimed))
 
-    async def look(self, lanes: Lanes, exclude: list[int]) -> Look:
+    async def look(self, lanes: Lanes, exclude: list[int], busy_keys: Sequence[str] = ()) -> Look:
         """Looks for work and at the lease without writing. Raises Fenced."""
         slots, priorities, after = lanes.plan()
         due_at, due_id = lanes.due_cursors()
@@ -156,6 +156,7 @@ class Protocol:
             gap_below=BigIntArray(below),
             floor=lanes.floor,
             exclude=BigIntArray(exclude),
+            busy_keys=list(busy_keys),
         )
         look = Look(*rows[0])
         if not look.alive:
@@ -208,9 +209,9 @@ class Protocol:
         """Makes the queue's permits as many as its limit over all hosts."""
         await self._send("sync_permits", total=total)
 
-    async def cancels(self) -> list[tuple[int, str]]:
-        """(id, reason) of the cancellations of this queue that wait for their owner."""
-        return await self._send("cancels")
+    async def cancels(self, held: list[int]) -> list[tuple[int, str]]:
+        """(id, reason) of the cancellations that are asked of these jobs."""
+        return await self._send("cancels", held=BigIntArray(held))
 
     async def ages(self, lanes: Lanes) -> list[tuple[int, int, float]]:
         """(slot, priority, seconds that the oldest waiting job of that lane has waited), for lanes that have one."""

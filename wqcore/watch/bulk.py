@@ -1,7 +1,8 @@
 """Inserting a file of JSON lines: one bad line is reported with its number and stops nothing, unless strict.
 
-A line is `{"kind": …, "args": {…}}` and may also have queue, priority, max_attempts, run_at (RFC 3339), serial_key and
-metadata. The good lines go in through COPY, in one transaction: all of them, or none.
+A line is `{"kind": …, "args": {…}}` and may also have queue, priority, max_attempts, run_at (RFC 3339), serial_key,
+metadata, job_key, job_key_mode and unique. The good lines go in in one transaction: all of them, or none. A job that
+exists already is counted, not an error.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import msgspec
 from wqcore.catalog import Catalog
 from wqcore.client import SyncClient
 from wqcore.errors import InsertError
-from wqcore.line.insert import InsertOptions
+from wqcore.job import Unique
+from wqcore.line.insert import InsertOptions, JobKeyMode
 
 REFUSALS_SHOWN_MAX = 50
 
@@ -31,12 +33,17 @@ class Line(msgspec.Struct, forbid_unknown_fields=True):
     run_at: dt.datetime | None = None
     serial_key: str | None = None
     metadata: dict[str, Any] | None = None
+    job_key: str | None = None
+    job_key_mode: JobKeyMode = "replace"
+    unique: Unique | None = None
 
 
 class Report(msgspec.Struct):
     """What became of a file."""
 
     inserted: int = 0
+    replaced: int = 0
+    skipped: int = 0
     refused: int = 0
 
 
@@ -76,7 +83,8 @@ def insert_lines(
                 if report.refused <= REFUSALS_SHOWN_MAX:
                     refused(f"line {number}: {error}")
 
-    report.inserted = client.insert_many(items())
+    added = client.insert_many(items())
+    report.inserted, report.replaced, report.skipped = int(added), added.replaced, added.skipped
     if report.refused > REFUSALS_SHOWN_MAX:
         refused(f"… and {report.refused - REFUSALS_SHOWN_MAX} more lines")
     return report
@@ -85,11 +93,4 @@ def insert_lines(
 def _item(catalog: Catalog, decoder: msgspec.json.Decoder[Line], text: bytes) -> tuple[msgspec.Struct, InsertOptions]:
     line = decoder.decode(text)
     _, args = catalog.parse(line.kind, bytes(line.args))
-    return args, InsertOptions(
-        queue=line.queue,
-        priority=line.priority,
-        max_attempts=line.max_attempts,
-        run_at=line.run_at,
-        serial_key=line.serial_key,
-        metadata=line.metadata,
-    )
+    return args, InsertOptions(**{name: getattr(line, name) for name in InsertOptions.__struct_fields__})

@@ -1,2 +1,2 @@
--- The cancellations of a queue that wait for the owner of their job. Rides: cancel_request_queue. Repeatable: yes.
-select job, reason from {schema}.cancel_request where queue = %(queue)s order by job limit 1000
+-- The cancellations that are asked of jobs which this shard holds. Rides: cancel_request_pkey. Repeatable: yes.
+select job, reason from {schema}.cancel_request where job = any(%(held)s::bigint[])

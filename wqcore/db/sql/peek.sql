@@ -4,6 +4,7 @@
 -- Repeatable: yes.
 -- `late` asks whether a row between the floor and the cursor is unclaimed: one whose transaction committed late.
 -- `due_late` asks the same of rows with a time: one that was changed to a time before the cursor.
+-- Jobs of busy keys are left out of all of these: they are read again once their key has room.
 -- `gap_priority` finds a priority that has work but no lane yet.
 with lane as materialized (
     select slot::smallint, priority::smallint, after,
@@ -16,7 +17,8 @@ gap as materialized (
       from unnest(%(slots)s::bigint[]) as slot
      cross join unnest(%(gap_above)s::bigint[], %(gap_below)s::bigint[]) as g (above, below)
 ),
-left_out as materialized (select unnest(%(exclude)s::bigint[]) as id)
+left_out as materialized (select unnest(%(exclude)s::bigint[]) as id),
+busy as materialized (select unnest(%(busy_keys)s::text[]) as key)
 select exists (select from {schema}.shard where id = %(shard)s) as alive,
        (select count(*) from {schema}.shard where queue = %(queue)s) as shards,
        (select count(*) from {schema}.slot where queue = %(queue)s and shard is null) as free_slots,
@@ -25,7 +27,7 @@ select exists (select from {schema}.shard where id = %(shard)s) as alive,
        q.paused_at is not null as paused,
        q.limits::text as limits,
        q.keep_hours::text as keep_hours,
-       array(select job from {schema}.cancel_request where queue = %(queue)s order by job limit 1000) as cancels,
+       exists (select from {schema}.cancel_request where queue = %(queue)s) as cancels,
        (select last_value from {schema}.job_id_seq) as sequence,
        (extract(epoch from now() - timestamptz '2000-01-01 00:00:00+00') * 1000000)::bigint as now_us,
        pg_snapshot_xmin(pg_current_snapshot())::text::bigint as oldest_xid,
@@ -34,22 +36,26 @@ select exists (select from {schema}.shard where id = %(shard)s) as alive,
                     select from {schema}.job
                      where queue = %(queue)s and slot = l.slot and priority = l.priority and run_at is null
                        and (id + 0) > l.after and id not in (select id from left_out)
+                       and (serial_key is null or serial_key not in (select key from busy))
                      order by (id + 0) limit 1) j) as ready,
        exists (select from lane l cross join lateral (
                     select from {schema}.job
                      where queue = %(queue)s and slot = l.slot and priority = l.priority and run_at is null
                        and (id + 0) > %(floor)s and (id + 0) <= l.after and id not in (select id from left_out)
+                       and (serial_key is null or serial_key not in (select key from busy))
                      order by (id + 0) limit 1) j) as late,
        exists (select from lane l cross join lateral (
                     select from {schema}.job
                      where queue = %(queue)s and slot = l.slot and priority = l.priority and run_at is not null
                        and run_at <= now() and (run_at, id) > (l.due_after, l.due_id)
                        and id not in (select id from left_out)
+                       and (serial_key is null or serial_key not in (select key from busy))
                      order by run_at, id limit 1) j) as due,
        exists (select from lane l cross join lateral (
                     select from {schema}.job
                      where queue = %(queue)s and slot = l.slot and priority = l.priority and run_at is not null
                        and (run_at, id) <= (l.due_after, l.due_id) and id not in (select id from left_out)
+                       and (serial_key is null or serial_key not in (select key from busy))
                      order by run_at, id limit 1) j) as due_late,
        (select (extract(epoch from min(j.run_at) - now()) * 1000000)::bigint
           from lane l cross join lateral (

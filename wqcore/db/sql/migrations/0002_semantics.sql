@@ -29,6 +29,8 @@ create table {schema}.kind (
     -- what makes two jobs of it the same, as unique_key_of reads it; null: every job is another
     unique_by      jsonb,
     required       text[] not null default '{}',
+    -- what fields that are left out are, so that keys made of args are the same whoever inserts
+    defaults       jsonb not null default '{}',
     args_bytes_max integer not null default 262144,
     planned        boolean not null default false,
     declared_at    timestamptz not null default now()
@@ -333,6 +335,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $fn$
 declare
     k {schema}.kind;
     q {schema}.queue;
+    given jsonb;
     missing text[];
     v_id bigint;
 begin
@@ -343,6 +346,10 @@ begin
     end if;
     if k.stands_for <> k.name then
         select * into k from {schema}.kind d where d.name = k.stands_for;
+        if not found then
+            raise exception 'kind % stands for one that is not declared any more', quote_literal(kind)
+                using errcode = '22023', hint = 'Use the new name, or run "wqcore migrate" with the handlers that have it.';
+        end if;
     end if;
     if k.planned then
         raise exception 'kind % is declared, but its handler is not written yet', quote_literal(k.name)
@@ -357,11 +364,20 @@ begin
             octet_length(args::text), k.args_bytes_max using errcode = '22023',
             hint = 'Store the bulk elsewhere and pass a reference, or raise insert.args_bytes_max.';
     end if;
-    missing := array(select field from unnest(k.required) as field
-                     where not exists (select from json_object_keys(args) as given where given = field));
+    begin
+        given := args::jsonb;
+    exception when untranslatable_character or invalid_text_representation then
+        raise exception 'args of % contain a NUL or a lone surrogate, which PostgreSQL cannot store',
+            quote_literal(k.name) using errcode = '22023', hint = 'Remove it.';
+    end;
+    missing := array(select field from unnest(k.required) as field where not given ? field);
     if missing <> '{}' then
         raise exception 'args of % lack %', quote_literal(k.name), array_to_string(missing, ', ')
-            using errcode = '22023';
+            using errcode = '22023', hint = 'Fields are named as in JSON, after any renaming by the args type.';
+    end if;
+    if not given ?& array(select jsonb_object_keys(k.defaults)) then
+        given := k.defaults || given;
+        args := given::json;
     end if;
     select * into q from {schema}.queue d where d.name = coalesce(queue, k.queue);
     if not found then
@@ -375,20 +391,37 @@ begin
     if coalesce(max_attempts, k.max_attempts) not between 1 and 1000 then
         raise exception 'max_attempts % is outside 1 … 1000', max_attempts using errcode = '22023';
     end if;
+    if not isfinite(run_at) then
+        raise exception 'run_at % is not a time', run_at using errcode = '22023';
+    end if;
+    if json_typeof(metadata) <> 'object' then
+        raise exception 'metadata must be a JSON object, not %', json_typeof(metadata) using errcode = '22023';
+    end if;
     if job_key_mode is null or job_key_mode not in ('replace', 'preserve_run_at', 'unsafe_dedupe') then
         raise exception 'job_key_mode % is not one of replace, preserve_run_at, unsafe_dedupe', job_key_mode
             using errcode = '22023';
     end if;
-    if job_key is null then
-        unique_by := coalesce(unique_by, k.unique_by);
-    elsif unique_by is not null then
-        raise exception 'a job has a job_key or is unique, not both' using errcode = '22023',
-            hint = 'A job key is a name that you choose; unique_by makes one from the job itself.';
-    end if;
-    if unique_by is not null and not ({schema}.unique_by_is_valid(unique_by)) then
-        raise exception 'unique_by % is not understood', unique_by using errcode = '22023',
-            hint = 'It is an object of args (true, or a list of fields), queue (true), period_s (a number above 0) and '
-                   'states (a list of completed, cancelled, discarded); unfinished jobs always count.';
+    if unique_by is not null then
+        if job_key is not null then
+            raise exception 'a job has a job_key or is unique, not both' using errcode = '22023',
+                hint = 'A job key is a name that you choose; unique_by makes one from the job itself.';
+        end if;
+        if not {schema}.unique_by_is_valid(unique_by) then
+            raise exception 'unique_by % is not understood', unique_by using errcode = '22023',
+                hint = 'It is an object of args (true, or a list of fields), queue (true), period_s (a number above 0) and '
+                       'states (a list of completed, cancelled, discarded); unfinished jobs always count.';
+        end if;
+        -- A field that no job has would make all jobs the same, and drop all but the first.
+        if jsonb_typeof(unique_by -> 'args') = 'array' then
+            missing := array(select field from jsonb_array_elements_text(unique_by -> 'args') as field
+                             where not given ? field);
+            if missing <> '{}' then
+                raise exception 'unique_by: args of % lack %', quote_literal(k.name), array_to_string(missing, ', ')
+                    using errcode = '22023', hint = 'Fields are named as in JSON, after any renaming by the args type.';
+            end if;
+        end if;
+    elsif job_key is null then
+        unique_by := k.unique_by;
     end if;
     if serial_key is null and k.serial_key_is_code then
         raise exception 'the serial key of kind % is computed by its program', quote_literal(k.name)
@@ -414,15 +447,19 @@ create function {schema}.unique_by_is_valid(p_by jsonb) returns boolean
 language sql immutable as $fn$
     select case when jsonb_typeof(p_by) <> 'object' then false else
         p_by - array['args', 'queue', 'period_s', 'states'] = '{}'
-        and coalesce(jsonb_typeof(p_by -> 'args') in ('boolean', 'array'), true)
-        and coalesce(jsonb_typeof(p_by -> 'queue') = 'boolean', true)
-        and coalesce(case jsonb_typeof(p_by -> 'period_s') when 'number' then (p_by ->> 'period_s')::numeric > 0
-                          when 'null' then true else false end, true)
-        and coalesce(jsonb_typeof(p_by -> 'states') = 'array'
-                     and p_by -> 'states' <@ '["completed", "cancelled", "discarded"]', true) end
+        and (not p_by ? 'args' or case jsonb_typeof(p_by -> 'args')
+            when 'array' then p_by -> 'args' <> '[]' and not jsonb_path_exists(p_by, '$.args[*] ? (@.type() != "string")')
+            else jsonb_typeof(p_by -> 'args') = 'boolean' end)
+        and (not p_by ? 'queue' or jsonb_typeof(p_by -> 'queue') = 'boolean')
+        and (not p_by ? 'period_s' or case jsonb_typeof(p_by -> 'period_s')
+            when 'number' then (p_by ->> 'period_s')::numeric > 0 and (p_by ->> 'period_s')::numeric < 1e10
+            else jsonb_typeof(p_by -> 'period_s') = 'null' end)
+        and (not p_by ? 'states' or (jsonb_typeof(p_by -> 'states') = 'array'
+                                     and p_by -> 'states' <@ '["completed", "cancelled", "discarded"]')) end
 $fn$;
 
--- A template such as runs-{id} with the fields of `args` put in; booleans and null are written as Python writes them.
+-- A template such as runs-{id} with the fields of `args` put in, each written as Python writes it: a kind gives a
+-- template to SQL only when its fields are text, whole numbers, booleans or null.
 create function {schema}.filled(p_template text, p_args json) returns text
 language plpgsql immutable as $fn$
 declare
@@ -430,10 +467,12 @@ declare
     v_parts text[];
 begin
     loop
-        v_parts := regexp_match(p_template, '^(.*?)\{(\w+)\}(.*)$');
+        v_parts := regexp_match(p_template, '^(.*?)\{([^{}]+)\}(.*)$');
         exit when v_parts is null;
         v_out := v_out || v_parts[1] || case json_typeof(p_args -> v_parts[2])
-            when 'boolean' then initcap(p_args ->> v_parts[2]) else coalesce(p_args ->> v_parts[2], 'None') end;
+            when 'boolean' then initcap(p_args ->> v_parts[2])
+            when 'number' then trim_scale((p_args ->> v_parts[2])::numeric)::text
+            else coalesce(p_args ->> v_parts[2], 'None') end;
         p_template := v_parts[3];
     end loop;
     return v_out || p_template;
