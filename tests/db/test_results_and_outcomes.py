@@ -14,13 +14,22 @@ import pytest
 import pytest_asyncio
 
 from tests.db.test_control_changes import finish
+from tests.db.test_plans_pinned import plan
 from tests.db.test_protocol_turns import NewShard, add, done, lanes_of, turn
 from tests.fix_pg import Fresh
 from wqcore.client import Client, SyncClient
 from wqcore.control import outcomes
+from wqcore.control.filters import JobFilter, parameters
 from wqcore.control.outcomes import Gap, OutcomeEvent, Reader
+from wqcore.db.connect import BigIntArray
 from wqcore.errors import InvalidRequest, JobFailed, JobNotFound
-from wqcore.upkeep.retire import retire
+from wqcore.upkeep.retire import retire, summarize
+
+
+FILL = (
+    "insert into {s}.history select n, 'default', 'k', 'completed', 1, 1, 3, 0, null, null, null, null, now(), now(), "
+    "now(), now() + interval '24 hours', n, '{{}}', null, null, null from generate_series(1, %s) n"
+)
 
 
 @pytest_asyncio.fixture
@@ -265,6 +274,49 @@ async def test_outcomes_of_many_writers_are_all_seen_once_in_one_order_by_every_
     one, other = await asyncio.wait_for(asyncio.gather(*reading), 60)
     assert one == other
     assert sorted(one) == ids
+
+
+@pytest.mark.parametrize("mode", ["force_generic_plan", "force_custom_plan"])
+def test_no_look_at_jobs_or_outcomes_reads_a_whole_table(database: Fresh, mode: str) -> None:
+    """As in the sessions of a client, which prefer indexes; the history is large and has no statistics."""
+    database.sql(FILL, 20_000)
+    database.conn.execute("set enable_seqscan = off")
+    database.conn.execute(f"set plan_cache_mode = {mode}".encode())
+    ids = BigIntArray([1, 2])
+    wanted = parameters(JobFilter(kinds=["k"])) | {"after": 5, "scan": 100, "n": 10, "whole": True}
+    for name, params in (
+        ("outcomes", {"xid": 19_990, "id": 0, "upto": 20_000, "n": 10, "kinds": ["k"], "queues": None, "outcomes": None}),
+        ("jobs_ended", {"ids": ids}),
+        ("jobs_walk", wanted),
+        ("jobs_walk", wanted | parameters(JobFilter(ids=[1]))),
+        ("jobs_walk", wanted | parameters(JobFilter(states=["discarded"]))),
+        ("control_delete", {"ids": ids, "revisions": ids}),
+        ("control_retry", {"ids": ids, "revisions": ids}),
+        ("control_cancel", {"ids": ids, "revisions": ids, "reason": "r", "running_too": True}),
+    ):
+        large = [scan for scan in plan(database, name, params) if scan[1].startswith(("history", "job"))]
+        assert large
+        assert [scan for scan in large if scan[0] == "Seq Scan"] == [], name
+
+
+async def test_the_index_of_the_newest_outcomes_is_brought_up_to_date_unless_somebody_vacuums(
+    database: Fresh, aconn: Any
+) -> None:
+    left = (
+        "select sum(brin_summarize_new_values(inhrelid)) from pg_inherits "
+        "where inhparent = '{s}.history_xid'::regclass"
+    )
+    database.sql(FILL, 20_000)
+    with psycopg.connect(database.dsn) as conn:
+        conn.execute(f'lock table "{database.schema}".history in share update exclusive mode'.encode())
+        await summarize(aconn, database.statements)
+    await summarize(aconn, database.statements)
+    assert database.one(left) == 0
+    database.sql(FILL, 20_000)
+    with psycopg.connect(database.dsn) as conn:
+        conn.execute(f'lock table "{database.schema}".history in share update exclusive mode'.encode())
+        await summarize(aconn, database.statements)
+    assert database.one(left) > 0
 
 
 def test_the_plain_iterator_follows_too(database: Fresh) -> None:

@@ -10,6 +10,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psycopg
+import pytest
+
 import wqcore
 from tests.fix_master import HANDLERS, World, ready, until
 from wqcore.control.changes import Changed
@@ -154,6 +157,31 @@ def test_discarded_jobs_come_back_and_run(world: World) -> None:
     assert {info.state for info in found} == {"completed"}
     assert {info.attempt for info in found} == {2}
     assert set(world.runs().values()) == {1}
+
+
+@pytest.mark.parametrize("change", ["reprioritise", "reschedule"])
+def test_a_job_that_is_changed_at_the_moment_of_its_claim_never_runs_beside_itself(world: World, change: str) -> None:
+    """The change is committed between the snapshot of a turn and its claim: the turn waits for its shard's row there.
+
+    Then the job comes up a second time, among the due ones, while the worker has it.
+    """
+    world.start(world.configure())
+    ready(world)
+    with client(world) as asking, psycopg.connect(world.dsn) as lock:
+        lock.execute("select from wqcore.shard for update")
+        job = world.insert("nap", 1, {"s": 1.5})[0]
+        world.conn.execute("select pg_notify(channel, 'all') from wqcore.queue")
+        waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+        until(lambda: world.scalar(waits), "the turn waits")
+        if change == "reprioritise":
+            assert asking.reprioritise(job, 9) == Changed(changed=1)
+        else:
+            assert asking.reschedule(job, dt.timedelta(0)) == Changed(changed=1)
+        lock.commit()
+        assert asking.wait(job, timeout_s=30).state == "completed"
+    times = sorted((at, what) for what, _, _, _, at in world.notes())
+    assert [what for _, what in times] == ["start", "end"] * (1 if change == "reprioritise" else 2)
+    assert world.outcomes() == {"completed": 1}
 
 
 # --- progress and outputs -----------------------------------------------------------------------------------------------
