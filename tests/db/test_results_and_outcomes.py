@@ -25,7 +25,6 @@ from wqcore.db.connect import BigIntArray
 from wqcore.errors import InvalidRequest, JobFailed, JobNotFound
 from wqcore.upkeep.retire import retire, summarize
 
-
 FILL = (
     "insert into {s}.history select n, 'default', 'k', 'completed', 1, 1, 3, 0, null, null, null, null, now(), now(), "
     "now(), now() + interval '24 hours', n, '{{}}', null, null, null from generate_series(1, %s) n"

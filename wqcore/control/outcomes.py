@@ -137,9 +137,12 @@ class Reader:
                 return events
             if final - 1 > at.xid:
                 at.xid, at.id = final - 1, ID_MAX
-            if events or final < upto:
+            if final < upto:
                 return events
-            self._window = min(WINDOW_XIDS_MAX, self._window * 4)
+            if len(ended) < BATCH_EVENTS // 2:
+                self._window = min(WINDOW_XIDS_MAX, self._window * (2 if ended else 4))
+            if events:
+                return events
 
 
 def position() -> Request[str]:
