@@ -4,8 +4,8 @@ The public names are those below. How a job travels, in reading order:
 
     catalog     what kinds of jobs exist              job, outcome   what a handler receives and may say
     signature   which forms a handler may have        around, hooks  middleware; what runs at start and stop
-    client      inserting                             line/          insert → turn → execute → settle
-    shard       one worker's loop                     upkeep/        beat, rescue, cron, retire
+    client      inserting, and asking (control/)      line/          insert → turn → execute → settle
+    shard       one worker's loop                     upkeep/        beat, rescue, cron, cancels, retire
     keeper      upkeep on its clocks                  proc/          board, children, worker, master
     settings    every option and its default          db/            connections, statements, migrations
 """
@@ -23,6 +23,10 @@ from wqcore.catalog import (
     work_middleware,
 )
 from wqcore.client import Client, SyncClient
+from wqcore.control.changes import Changed
+from wqcore.control.filters import JobFilter
+from wqcore.control.jobs import FailedAttempt, JobInfo
+from wqcore.control.outcomes import Gap, OutcomeEvent
 from wqcore.control.schedules import ScheduleInfo
 from wqcore.errors import (
     ArgsTooLarge,
@@ -33,7 +37,10 @@ from wqcore.errors import (
     InsertError,
     InvalidArgs,
     InvalidLimits,
+    InvalidRequest,
     InvalidSchedule,
+    JobFailed,
+    JobNotFound,
     LeaseLost,
     OutputTooLarge,
     PlannedKind,
@@ -63,11 +70,14 @@ __all__ = [
     "BatchItem",
     "Cancel",
     "Catalog",
+    "Changed",
     "Client",
     "ConfigError",
     "DatabaseUnavailable",
     "DeclarationError",
     "Discard",
+    "FailedAttempt",
+    "Gap",
     "HookFailed",
     "InsertError",
     "InsertOptions",
@@ -75,12 +85,18 @@ __all__ = [
     "InsertedMany",
     "InvalidArgs",
     "InvalidLimits",
+    "InvalidRequest",
     "InvalidSchedule",
     "Job",
+    "JobFailed",
+    "JobFilter",
+    "JobInfo",
+    "JobNotFound",
     "JobState",
     "Kind",
     "LeaseLost",
     "Outcome",
+    "OutcomeEvent",
     "OutputTooLarge",
     "PlannedKind",
     "PreloadError",

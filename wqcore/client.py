@@ -25,6 +25,7 @@ from wqcore import clock
 from wqcore.catalog import Catalog
 from wqcore.catalog import catalog as default_catalog
 from wqcore.control import queues, schedules
+from wqcore.control.front import AsyncControl, SyncControl
 from wqcore.control.schedules import ScheduleInfo
 from wqcore.db import faults, wake
 from wqcore.db.connect import AsyncConnection, Connection, connect, connect_sync, conninfo, describe
@@ -217,7 +218,7 @@ class _Bulk:
             self._due.add(row.queue)
 
 
-class Client(_Front):
+class Client(_Front, AsyncControl):
     """Inserts and controls jobs from asyncio; `async with Client(settings) as client`, or initialize() and stop()."""
 
     _pool: AsyncConnectionPool[AsyncConnection] | None = None
@@ -230,7 +231,7 @@ class Client(_Front):
         finally:
             await conn.close()
         self._pool = AsyncConnectionPool(
-            conninfo(self._dsn, self._database, name="wqcore client"),
+            conninfo(self._dsn, self._database, name="wqcore client", by_index=True),
             kwargs={"autocommit": True, "prepare_threshold": 0},
             min_size=1,
             max_size=POOL_CONNECTIONS_MAX,
@@ -241,7 +242,8 @@ class Client(_Front):
         await self._pool.open()
 
     async def stop(self) -> None:
-        """Closes the client's connections."""
+        """Closes the client's connections; whoever still waits for a job is cancelled."""
+        await self._stop_waiting()
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.close()
@@ -461,7 +463,7 @@ class Client(_Front):
             raise problem from (error if problem is not error else None)
 
 
-class SyncClient(_Front):
+class SyncClient(_Front, SyncControl):
     """Inserts and controls jobs from ordinary code and threads; `with SyncClient(settings) as client`.
 
     Its methods are those of `Client`, with the same arguments, results and errors.
@@ -477,7 +479,7 @@ class SyncClient(_Front):
         finally:
             conn.close()
         self._pool = ConnectionPool(
-            conninfo(self._dsn, self._database, name="wqcore client"),
+            conninfo(self._dsn, self._database, name="wqcore client", by_index=True),
             kwargs={"autocommit": True, "prepare_threshold": 0},
             min_size=1,
             max_size=POOL_CONNECTIONS_MAX,

@@ -15,6 +15,9 @@ The tree::
     ├── InvalidLimits      a limit of a queue is out of range or unknown
     ├── InvalidSchedule    a recurring job is described in a way that cannot work
     ├── UnknownSchedule    no schedule has that name
+    ├── InvalidRequest     a filter or a new value for jobs is not acceptable
+    ├── JobNotFound        no such job, unfinished or in the history
+    ├── JobFailed          the job whose output was asked for was cancelled or discarded
     ├── DeclarationError   a kind or a handler is declared in a way that cannot work
     ├── PreloadError       a module did at import what must not happen before a fork
     ├── HookFailed         a start hook of the program failed, so its worker did not start
@@ -85,6 +88,30 @@ class InvalidSchedule(WqcoreError):
 
 class UnknownSchedule(WqcoreError):
     """No schedule has that name."""
+
+
+class InvalidRequest(WqcoreError):
+    """A filter, or a new value for jobs, is not acceptable; nothing was changed."""
+
+
+class JobNotFound(WqcoreError):
+    """The job is neither unfinished nor in the history."""
+
+
+class JobFailed(WqcoreError):
+    """The job has ended without an output.
+
+    Attributes:
+        job_id (int), state (str): `cancelled` or `discarded`.
+        error (str | None): the text of its last error.
+    """
+
+    def __init__(self, job_id: int, state: str, error: str | None) -> None:
+        self.job_id, self.state, self.error = job_id, str(state), error
+        super().__init__(
+            f"job {job_id} was {state}: {error or 'it has no error'}; `Client.job` has all its errors, `Client.retry` "
+            "runs it again"
+        )
 
 
 class DeclarationError(WqcoreError):

@@ -1,9 +1,10 @@
 """The keeper: the database side of a master's decisions, in a process without user code.
 
 Its clocks: the beat (`beat_interval_s`), rescues asked for by the master (at once), rescues of dead hosts and of shards
-that no worker of ours has (every second beat), recurring jobs (at their ticks, and a look each second), retention (every
-five minutes). One connection; when it is lost the keeper reconnects for ever and nothing that was asked is forgotten.
-When the keeper itself dies, the master forks another and repeats what it had asked.
+that no worker of ours has (every second beat), recurring jobs (at their ticks, and a look each second), cancellations
+that no worker can carry out any more (every two seconds), retention (every five minutes), the index of the newest
+outcomes (every ten seconds). One connection; when it is lost the keeper reconnects for ever and nothing that was asked
+is forgotten. When the keeper itself dies, the master forks another and repeats what it had asked.
 """
 
 from __future__ import annotations
@@ -26,15 +27,18 @@ from wqcore.db.statements import Statements
 from wqcore.errors import WqcoreError
 from wqcore.settings import Settings
 from wqcore.upkeep.beat import beat, leave
+from wqcore.upkeep.cancels import cancel_unheld
 from wqcore.upkeep.cron import Cron
 from wqcore.upkeep.rescue import Rescued, dead_shards, own_shards, rescue
-from wqcore.upkeep.retire import retire
+from wqcore.upkeep.retire import retire, summarize
 
 log = logging.getLogger("wqcore.keeper")
 
 RETIRE_EVERY_S = 300.0
 DECLARE_EVERY_S = 60.0
 """How often the declarations are noted again: the row under which they stand may have been removed meanwhile."""
+CANCEL_EVERY_S = 2.0
+SUMMARIZE_EVERY_S = 10.0
 RECONNECT_MIN_S, RECONNECT_MAX_S = 0.1, 3.0
 
 
@@ -86,6 +90,8 @@ class Keeper:
         self._retire_at = 0.0
         self._cron_at = 0.0
         self._declare_at = 0.0
+        self._cancel_at = 0.0
+        self._summarize_at = 0.0
         self._beats = 0
         self._unknown_before: set[int] = set()
 
@@ -143,6 +149,14 @@ class Keeper:
                 if now >= self._declare_at and self._beats:
                     self._declare_at = now + DECLARE_EVERY_S
                     await self._cron.note_declared(conn)
+                if now >= self._cancel_at:
+                    self._cancel_at = now + clock.jittered(CANCEL_EVERY_S)
+                    cancelled = await cancel_unheld(conn, self._statements)
+                    if cancelled:
+                        log.info("cancelled %d jobs that no worker held any more", cancelled)
+                if now >= self._summarize_at:
+                    self._summarize_at = now + clock.jittered(SUMMARIZE_EVERY_S)
+                    await summarize(conn, self._statements)
                 if now >= self._retire_at:
                     self._retire_at = now + clock.jittered(RETIRE_EVERY_S)
                     for line in await retire(conn, self._statements):

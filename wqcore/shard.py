@@ -304,7 +304,7 @@ class Shard:
         self._sheet.acknowledged(mark)
         for item in outcomes.again:
             self._due_at = min(self._due_at, clock.monotonic() + item.delay_s + 0.001)
-        self._took(turned, limit, passed_over=bool(busy_keys))
+        self._took(turned, limit, held, outcomes, passed_over=bool(busy_keys))
         if self._progress_written:
             ended = self._progress_written.difference(held)
             await self._protocol.forget_progress(sorted(ended))
@@ -315,7 +315,7 @@ class Shard:
             self._completed_tx.intersection_update(executor.held())
         self._measure()
 
-    def _took(self, turned: Turned, limit: int, *, passed_over: bool) -> None:
+    def _took(self, turned: Turned, limit: int, held: list[int], outcomes: Outcomes, *, passed_over: bool) -> None:
         executor = self.executor
         rows = turned.rows
         if limit:
@@ -338,6 +338,8 @@ class Shard:
                 return
             if self._gone:
                 rows = self._without_gone(rows)
+            if rows and rows[-1][Row.RUN_AT] is not None:
+                rows = self._without_known(rows, held, outcomes)
             executor.add(rows)
         for slot, position in executor.keys.to_read_again():
             self.lanes.rewind_to_position(slot, position)
@@ -630,6 +632,21 @@ class Shard:
 
     def _without_gone(self, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         kept = [row for row in rows if row[Row.ID] not in self._gone]
+        self._dirty = self._dirty or len(kept) != len(rows)
+        return kept
+
+    def _without_known(self, rows: list[tuple[Any, ...]], held: list[int], outcomes: Outcomes) -> list[tuple[Any, ...]]:
+        """Without jobs that we hold already, or whose outcome went with this very turn.
+
+        A job that was changed at the moment when we claimed it (another priority, time or args) has a time now, and so
+        comes up a second time, among the due ones that follow the ready ones in a reply. If it still has something to
+        do when its run has ended, the acknowledgement finds another revision, or a look finds it unclaimed.
+        """
+        acknowledged = set(zip(outcomes.done_ids, outcomes.done_revisions, strict=True))
+        known = set(held)
+        kept = [
+            row for row in rows if row[Row.ID] not in known and (row[Row.ID], row[Row.REVISION]) not in acknowledged
+        ]
         self._dirty = self._dirty or len(kept) != len(rows)
         return kept
 

@@ -106,4 +106,10 @@ def _scans(node: dict[str, Any]) -> Any:
 _TYPES = {
     "shard": "bigint", "queue": "text", "durable": "boolean", "keep_hours": "float8", "busy_keys": "text[]", "n": "bigint",
     "turn": "bigint", "since": "bigint", "changed": "boolean", "floor": "bigint",
-}
+    "xid": "bigint", "id": "bigint", "upto": "bigint", "after": "bigint", "scan": "bigint", "reason": "text",
+    "whole": "boolean", "unfinished": "boolean", "running_too": "boolean", "history": "text", "serial_key": "text",
+    "job_key": "text", "error": "text", "older_s": "float8", "newer_s": "float8", "older_at": "timestamptz",
+    "newer_at": "timestamptz", "priority_min": "integer", "priority_max": "integer",
+} | dict.fromkeys(
+    ("kinds", "queues", "states", "outcomes", "arg_paths", "arg_values", "metadata_paths", "metadata_values"), "text[]"
+)

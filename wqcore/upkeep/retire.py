@@ -15,6 +15,7 @@ from wqcore.db.connect import AsyncConnection
 from wqcore.db.statements import Statements
 
 LOCK_TIMEOUT_MS = 1000
+SUMMARIZE_LOCK_MS = 50
 
 
 async def retire(conn: AsyncConnection, statements: Statements) -> list[str]:
@@ -45,8 +46,18 @@ async def _drop(conn: AsyncConnection, statements: Statements, name: str) -> boo
     return await _try(conn, note, sql.SQL("drop table if exists {}").format(table))
 
 
-def _lock_timeout() -> sql.Composed:
-    return sql.SQL("set local lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS))
+async def summarize(conn: AsyncConnection, statements: Statements) -> None:
+    """Keeps the index that readers of outcomes ride close to the newest rows; left out while vacuum is in the way."""
+    try:
+        async with conn.transaction():
+            await conn.execute(_lock_timeout(SUMMARIZE_LOCK_MS))
+            await conn.execute(statements["history_summarize"])
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.InsufficientPrivilege):
+        pass  # by another role than the owner it cannot be done: then autovacuum does it, later
+
+
+def _lock_timeout(ms: int = LOCK_TIMEOUT_MS) -> sql.Composed:
+    return sql.SQL("set local lock_timeout = {}").format(sql.Literal(ms))
 
 
 async def _try(conn: AsyncConnection, *steps: sql.Composed) -> bool:

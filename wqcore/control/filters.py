@@ -1,0 +1,119 @@
+"""Which jobs are meant: a filter is checked here, and becomes the parameters of `jobs_walk.sql`, never text of SQL.
+
+A filter is walked by id in windows of bounded size, so that neither looking nor changing holds a snapshot or a lock for
+long, whatever the number of jobs. The walk sees each job that matches all the time; one that is inserted, ends or is
+retried meanwhile may be seen or not, but none is seen twice.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from wqcore.db.connect import BigIntArray
+from wqcore.errors import InvalidRequest
+from wqcore.job import FINISHED, PRIORITY_MAX, PRIORITY_MIN, JobState
+
+Moment = dt.datetime | dt.timedelta
+
+
+class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which jobs are meant; all conditions that are given must hold.
+
+    Attributes:
+        ids (sequence of int): one of these.
+        kinds, queues (sequence of str): one of these.
+        states (sequence of JobState or str): one of available, scheduled, retryable, running, completed, cancelled,
+            discarded.
+        serial_key, job_key (str): exactly this.
+        args, metadata (mapping): dotted path → value, e.g. `{"user.id": 7}`. Numbers are compared by value.
+        error (str): a part of the last error's text.
+        older_than, newer_than (datetime with time zone, or timedelta): created before, or at or after, that moment; a
+            timedelta counts back from now, by the database's clock.
+        priority_min, priority_max (int): both included.
+    """
+
+    ids: Sequence[int] | None = None
+    kinds: Sequence[str] | None = None
+    queues: Sequence[str] | None = None
+    states: Sequence[JobState | str] | None = None
+    serial_key: str | None = None
+    job_key: str | None = None
+    args: Mapping[str, Any] | None = None
+    metadata: Mapping[str, Any] | None = None
+    error: str | None = None
+    older_than: Moment | None = None
+    newer_than: Moment | None = None
+    priority_min: int = PRIORITY_MIN
+    priority_max: int = PRIORITY_MAX
+
+    def is_everything(self) -> bool:
+        """True when no condition is given, so that every job matches."""
+        return self == JobFilter()
+
+
+def parameters(chosen: JobFilter) -> dict[str, Any]:
+    """The filter as parameters of `jobs_walk.sql`. Raises InvalidRequest."""
+    for name in ("ids", "kinds", "queues", "states"):
+        if isinstance(getattr(chosen, name), str | int):
+            raise InvalidRequest(f"{name} is a list of them: write [{getattr(chosen, name)!r}]")
+    states = None if chosen.states is None else set(_states(chosen.states))
+    ended = FINISHED if states is None else states & FINISHED
+    older_at, older_s = _moment("older_than", chosen.older_than)
+    newer_at, newer_s = _moment("newer_than", chosen.newer_than)
+    return {
+        "ids": None if chosen.ids is None else BigIntArray(list(chosen.ids)),
+        "kinds": _texts(chosen.kinds),
+        "queues": _texts(chosen.queues),
+        "states": None if states is None else sorted(states),
+        "unfinished": states is None or bool(states - FINISHED),
+        # few jobs are cancelled or discarded beside those that completed, and they have an index of their own
+        "history": "none" if not ended else "all" if JobState.COMPLETED in ended else "dead",
+        "serial_key": chosen.serial_key,
+        "job_key": chosen.job_key,
+        "error": chosen.error,
+        "older_at": older_at,
+        "older_s": older_s,
+        "newer_at": newer_at,
+        "newer_s": newer_s,
+        "priority_min": chosen.priority_min,
+        "priority_max": chosen.priority_max,
+        "arg_paths": list(chosen.args or ()),
+        "arg_values": _values("args", chosen.args),
+        "metadata_paths": list(chosen.metadata or ()),
+        "metadata_values": _values("metadata", chosen.metadata),
+    }
+
+
+def moment(name: str, value: Moment) -> tuple[dt.datetime | None, float | None]:
+    """(time, None) or (None, seconds) of a moment. Raises InvalidRequest for a time without time zone."""
+    if isinstance(value, dt.timedelta):
+        return None, value.total_seconds()
+    if value.tzinfo is None:
+        raise InvalidRequest(f"{name} {value} has no time zone: use datetime.now(datetime.UTC), or a timedelta")
+    return value, None
+
+
+def _moment(name: str, value: Moment | None) -> tuple[dt.datetime | None, float | None]:
+    return (None, None) if value is None else moment(name, value)
+
+
+def _states(states: Sequence[JobState | str]) -> list[JobState]:
+    try:
+        return [JobState(state) for state in states]
+    except ValueError as error:
+        raise InvalidRequest(f"states: {error}; there are {', '.join(JobState)}") from None
+
+
+def _texts(values: Sequence[str] | None) -> list[str] | None:
+    return None if values is None else list(values)
+
+
+def _values(name: str, wanted: Mapping[str, Any] | None) -> list[str]:
+    try:
+        return [msgspec.json.encode(value).decode() for value in (wanted or {}).values()]
+    except TypeError as error:
+        raise InvalidRequest(f"{name}: {error}; give values that JSON has") from None

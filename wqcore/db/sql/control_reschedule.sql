@@ -1,0 +1,33 @@
+-- Gives a bite of waiting jobs another time to run; held ones are left.
+-- Promises: a job counted as changed has a run that begins at its new time or later. If a turn that began before has
+--   claimed it, it also runs now; that run's acknowledgement finds another revision and leaves the row for its time.
+-- Rides: job_pkey, claim_pkey, history_id. Locks: jobs in id order, without waiting. Repeatable: yes.
+with held as materialized (
+    select distinct unnest(newest.ids) as id from {schema}.shard s
+     cross join lateral (select ids from {schema}.claim c where c.shard = s.id order by c.turn desc limit 1) newest
+),
+asked as materialized (
+    select * from unnest(%(ids)s::bigint[], %(revisions)s::bigint[]) as a (id, revision)
+),
+seen as materialized (
+    select j.id, h.id is not null as held
+      from asked a join {schema}.job j on j.id = a.id and a.revision in (-1, j.revision) left join held h on h.id = j.id
+),
+waiting as materialized (
+    select j.id from seen s join {schema}.job j on j.id = s.id where not s.held
+     order by j.id for update of j skip locked
+),
+changed as (
+    update {schema}.job j
+       set run_at = coalesce(%(run_at)s::timestamptz, now() + %(after_s)s::float8 * interval '1 second'),
+           revision = j.revision + 1
+      from waiting w where j.id = w.id returning j.queue
+),
+told as materialized (
+    select pg_notify(channel, 'due') from {schema}.queue where name in (select queue from changed)
+)
+select (select count(*) from changed) as changed, 0 as cancelling,
+       (select count(*) from seen) - (select count(*) from waiting) as running,
+       (select count(*) from asked a where a.id not in (select id from seen)
+           and exists (select from {schema}.history h where h.id = a.id)) as finished,
+       0 as taken, (select count(*) from told) as told
