@@ -35,6 +35,9 @@ Cursor = TypeVar("Cursor", int, tuple[int, int])
 Position = tuple[dict[tuple[int, int], int], dict[tuple[int, int], tuple[int, int]]]
 """Cursors of the ready and of the due lanes of a slot."""
 
+_ID, _SLOT, _PRIORITY, _RUN_AT = Row.ID, Row.SLOT, Row.PRIORITY, Row.RUN_AT
+"""Globals, because on Python 3.11 each look at an attribute of a class costs a job 25 ns."""
+
 _DUE_FIRST = (-(2 * 10**17), 0)
 """Before every timestamp that PostgreSQL can store usefully (4338 BC, in µs from 2000-01-01)."""
 
@@ -139,15 +142,15 @@ class Lanes:
         ready = due = 0
         due_last: tuple[int, int] | None = None
         for row in rows:
-            run_at = row[Row.RUN_AT]
+            run_at = row[_RUN_AT]
             if run_at is None:
                 ready += 1
-                last = (row[Row.PRIORITY], row[Row.SLOT])
-                after[last] = row[Row.ID]
+                last = (row[_PRIORITY], row[_SLOT])
+                after[last] = row[_ID]
             else:
                 due += 1
-                due_last = (row[Row.PRIORITY], row[Row.SLOT])
-                self._due_after[due_last] = (run_at, row[Row.ID])
+                due_last = (row[_PRIORITY], row[_SLOT])
+                self._due_after[due_last] = (run_at, row[_ID])
         if self._behind:
             self._catch_up(last if ready >= limit else None, after, self._top, self._behind, 0)
         if self._due_behind:
