@@ -24,6 +24,7 @@ from wqcore.job import ERROR_TEXT_CHARS_MAX, PRIORITY_MAX, PRIORITY_MIN, JobStat
 
 BITE_JOBS = 1_000
 """Jobs that one transaction changes: some 30 ms, so that neither vacuum nor a shard waits for it."""
+CANCELLED = "cancelled by request"
 
 ANY_REVISION = -1
 """An id that the caller gave: whatever the job has become. A walk gives the revision that it saw, -2 for a finished job."""

@@ -55,6 +55,9 @@ class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
         return self == JobFilter()
 
 
+EVERYTHING = JobFilter()
+
+
 def parameters(chosen: JobFilter) -> dict[str, Any]:
     """The filter as parameters of `jobs_walk.sql`. Raises InvalidRequest."""
     for name in ("ids", "kinds", "queues", "states"):

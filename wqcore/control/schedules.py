@@ -7,19 +7,23 @@ set here belongs to every keeper, and what code or configuration declare under i
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from wqcore import ticks
+from wqcore.catalog import Catalog
 from wqcore.db.request import Query, Request
 from wqcore.errors import InvalidArgs, InvalidSchedule, PlannedKind, UnknownKind, UnknownQueue, UnknownSchedule
-from wqcore.recurring import Source, columns
+from wqcore.recurring import Source, columns, schedule_of
 from wqcore.settings import Schedule
 
 SCHEDULES_MAX = 10_000
 """Schedules that a listing shows."""
 NEXT_TICKS = 3
+
+Args = msgspec.Struct | Mapping[str, Any]
 
 
 class ScheduleInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +78,19 @@ class ScheduleInfo(msgspec.Struct, frozen=True, kw_only=True):
 def schedules(next_ticks: int = NEXT_TICKS) -> Request[list[ScheduleInfo]]:
     """All schedules by name, each with so many coming ticks."""
     return [_info(row, next_ticks) for row in (yield Query("schedules", {"n": SCHEDULES_MAX}))]
+
+
+def checked_schedule(catalog: Catalog, name: str, args: Args, kind: str | None, **given: Any) -> Schedule:
+    """The schedule that a call describes; its args are checked where this program knows their type."""
+    if isinstance(args, msgspec.Struct):
+        known = catalog.kind_of(args)
+    elif kind is None:
+        raise InvalidSchedule(f"schedules.{name}: name its kind, or give args of a declared type")
+    elif catalog.get(kind) is not None:
+        known, args = catalog.parse(kind, dict(args))
+    else:
+        return schedule_of(name, kind, args, **given)
+    return schedule_of(name, known.name, msgspec.json.decode(known.encode(args)), **given)
 
 
 def set_schedule(name: str, schedule: Schedule) -> Request[None]:

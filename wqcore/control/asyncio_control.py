@@ -1,4 +1,4 @@
-"""The methods of both clients over jobs that exist; each sends a request of this room and returns its result.
+"""The methods of `Client` over jobs, queues and schedules; each sends a request of this room and returns its result.
 
 A method that raised DatabaseUnavailable may have done a part of its bites; calling it again is right for all of them.
 """
@@ -7,27 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, TypeVar, Unpack
 
-from wqcore import clock
-from wqcore.control import changes, jobs, outcomes, results
-from wqcore.control.changes import BITE_JOBS, Changed, Chosen, Progress
-from wqcore.control.filters import JobFilter
+from wqcore.catalog import Catalog
+from wqcore.control import changes, jobs, outcomes, queues, results, schedules
+from wqcore.control.changes import BITE_JOBS, CANCELLED, Changed, Chosen, Progress
+from wqcore.control.filters import EVERYTHING, JobFilter
 from wqcore.control.jobs import JobInfo
-from wqcore.control.outcomes import POLL_S, Event
+from wqcore.control.outcomes import POLL_S, Event, Reader
+from wqcore.control.schedules import Args, ScheduleInfo
 from wqcore.db.request import Request
 from wqcore.job import JobState
+from wqcore.recurring import ScheduleOptions
 
 T = TypeVar("T")
 
-EVERYTHING = JobFilter()
-CANCELLED = "cancelled by request"
-
 
 class AsyncControl:
-    """Looking at jobs, changing them, waiting for them, following outcomes: the part of `Client`."""
+    """Looking at jobs, changing them, waiting for them, following outcomes, queues, schedules: the part of `Client`."""
 
+    _catalog: Catalog
     _waiters: results.Waiters | None = None
 
     async def _do(self, request: Request[T]) -> T:
@@ -139,7 +139,7 @@ class AsyncControl:
 
         Raises InvalidRequest, or DatabaseUnavailable: then go on with the position of the last event.
         """
-        reader = outcomes_reader(kinds, queues, outcomes, since)
+        reader = Reader(kinds=kinds, queues=queues, outcomes=outcomes, since=since)
         while True:
             events = await self._do(reader.read())
             for event in events:
@@ -151,96 +151,89 @@ class AsyncControl:
         """The end of the stream of outcomes now, for `outcomes(since=…)`."""
         return await self._do(outcomes.position())
 
+    # --- queues -----------------------------------------------------------------------------------------------------
+
+    async def pause(self, queue: str | None = None) -> int:
+        """Pauses a queue (None: all): nothing of it is started; what runs goes on. Returns how many were paused."""
+        return await self._do(queues.pause(queue))
+
+    async def resume(self, queue: str | None = None) -> int:
+        """Resumes a queue (None: all); returns how many were resumed. Raises UnknownQueue."""
+        return await self._do(queues.resume(queue))
+
+    async def set_limits(self, queue: str, **changes: Any) -> dict[str, Any]:
+        """Changes `max_per_key`, `rate`, `rate_per_key` or `max_workers_total` of a queue while it runs.
+
+        None takes a change back. Returns what differs from the configuration then. Raises InvalidLimits, UnknownQueue.
+        """
+        return await self._do(queues.set_limits(queue, changes))
+
+    # --- schedules --------------------------------------------------------------------------------------------------
+
+    async def schedules(self, *, next_ticks: int = schedules.NEXT_TICKS) -> list[ScheduleInfo]:
+        """All recurring jobs by name, each with so many coming ticks (default 3)."""
+        return await self._do(schedules.schedules(next_ticks))
+
+    async def set_schedule(
+        self,
+        name: str,
+        args: Args,
+        *,
+        kind: str | None = None,
+        cron: str | None = None,
+        every_s: float | None = None,
+        timezone: str = "UTC",
+        backfill_s: float = 0.0,
+        **options: Unpack[ScheduleOptions],
+    ) -> None:
+        """Adds or changes a recurring job, with the arguments of `wqcore.recurring`; every master fires it.
+
+        `args` is of a declared type, or a mapping together with the `kind`'s name. A new time counts from now. One that
+        code or configuration declare is taken over, until it is deleted here.
+
+        Raises InvalidSchedule, UnknownKind, PlannedKind, InvalidArgs, UnknownQueue or DatabaseUnavailable.
+        """
+        schedule = schedules.checked_schedule(
+            self._catalog,
+            name,
+            args,
+            kind,
+            cron=cron,
+            every_s=every_s,
+            timezone=timezone,
+            backfill_s=backfill_s,
+            **options,
+        )
+        await self._do(schedules.set_schedule(name, schedule))
+
+    async def pause_schedule(self, name: str) -> bool:
+        """Pauses a recurring job; False when it was paused already. Raises UnknownSchedule."""
+        return await self._do(schedules.pause_schedule(name))
+
+    async def resume_schedule(self, name: str) -> bool:
+        """Lets a recurring job go on with its next tick; ticks of the pause are not made up for.
+
+        False when it was not paused. Raises UnknownSchedule.
+        """
+        return await self._do(schedules.resume_schedule(name))
+
+    async def trigger_schedule(self, name: str) -> int:
+        """Inserts the job of a recurring job now, whatever its ticks, also while it is paused; returns its id.
+
+        Raises UnknownSchedule, or InsertError when its kind or args are refused.
+        """
+        return await self._do(schedules.trigger_schedule(name))
+
+    async def delete_schedule(self, name: str) -> None:
+        """Removes a recurring job; jobs that it has made stay. Raises UnknownSchedule.
+
+        One that code or configuration declare comes back when such a master starts: pause it instead.
+        """
+        await self._do(schedules.delete_schedule(name))
+
+    # --- stopping ---------------------------------------------------------------------------------------------------
+
     async def _stop_waiting(self) -> None:
         waiters, self._waiters = self._waiters, None
         if waiters is not None:
             await waiters.stop()
-
-
-class SyncControl:
-    """The same for `SyncClient`: arguments, results and errors are those of `Client`."""
-
-    def _do(self, request: Request[T]) -> T:
-        raise NotImplementedError
-
-    def job(self, job_id: int) -> JobInfo | None:
-        """As `Client.job`."""
-        return self._do(jobs.job(job_id))
-
-    def jobs(self, chosen: JobFilter = EVERYTHING, *, limit: int = 100, after: int = 0) -> list[JobInfo]:
-        """As `Client.jobs`."""
-        return self._do(jobs.jobs(chosen, limit, after))
-
-    def count(self, chosen: JobFilter = EVERYTHING) -> int:
-        """As `Client.count`."""
-        return self._do(jobs.count(chosen))
-
-    def cancel(
-        self, chosen: Chosen, *, reason: str = CANCELLED, bite: int = BITE_JOBS, progress: Progress | None = None
-    ) -> Changed:
-        """As `Client.cancel`."""
-        more = changes.cancel(chosen, reason)
-        return self._do(changes.change("control_cancel", chosen, more, bite=bite, progress=progress))
-
-    def retry(self, chosen: Chosen, *, bite: int = BITE_JOBS, progress: Progress | None = None) -> Changed:
-        """As `Client.retry`."""
-        return self._do(changes.change("control_retry", chosen, changes.retry(chosen), bite=bite, progress=progress))
-
-    def reprioritise(
-        self, chosen: Chosen, priority: int, *, bite: int = BITE_JOBS, progress: Progress | None = None
-    ) -> Changed:
-        """As `Client.reprioritise`."""
-        more = changes.reprioritise(priority)
-        return self._do(changes.change("control_reprioritise", chosen, more, bite=bite, progress=progress))
-
-    def reschedule(
-        self,
-        chosen: Chosen,
-        run_at: dt.datetime | dt.timedelta,
-        *,
-        bite: int = BITE_JOBS,
-        progress: Progress | None = None,
-    ) -> Changed:
-        """As `Client.reschedule`."""
-        more = changes.reschedule(run_at)
-        return self._do(changes.change("control_reschedule", chosen, more, bite=bite, progress=progress))
-
-    def delete(self, chosen: Chosen, *, bite: int = BITE_JOBS, progress: Progress | None = None) -> Changed:
-        """As `Client.delete`."""
-        return self._do(changes.change("control_delete", chosen, {}, bite=bite, progress=progress))
-
-    def wait(self, job_id: int, *, timeout_s: float | None = None) -> JobInfo:
-        """As `Client.wait`."""
-        return self._do(results.wait(job_id, timeout_s))
-
-    def result(self, job_id: int, *, timeout_s: float | None = None) -> Any:
-        """As `Client.result`."""
-        return results.output_of(self.wait(job_id, timeout_s=timeout_s))
-
-    def outcomes(
-        self,
-        *,
-        kinds: Sequence[str] | None = None,
-        queues: Sequence[str] | None = None,
-        outcomes: Sequence[JobState | str] | None = None,
-        since: str | None = None,
-        poll_s: float = POLL_S,
-    ) -> Iterator[Event]:
-        """As `Client.outcomes`: an endless, blocking iterator."""
-        reader = outcomes_reader(kinds, queues, outcomes, since)
-        while True:
-            events = self._do(reader.read())
-            yield from events
-            if not events:
-                clock.sleep(poll_s)
-
-    def position(self) -> str:
-        """As `Client.position`."""
-        return self._do(outcomes.position())
-
-
-def outcomes_reader(
-    kinds: Sequence[str] | None, queues: Sequence[str] | None, ended: Sequence[JobState | str] | None, since: str | None
-) -> outcomes.Reader:
-    """A reader of the stream. Raises InvalidRequest."""
-    return outcomes.Reader(kinds=kinds, queues=queues, outcomes=ended, since=since)
