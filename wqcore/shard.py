@@ -399,7 +399,7 @@ class Shard:
         self._dirty = True
         hungry, self._demand.hungry = self._demand.hungry, False
         await self._turn()
-        self._demand.hungry = hungry
+        self._demand.hungry = self._demand.hungry or hungry
 
     async def _idle(self, now: float) -> None:
         """Waits for the next reason to act; notifications are read from the connection's socket while it waits."""
@@ -441,6 +441,8 @@ class Shard:
         if hint is not None and hint.gone:
             self._gone.deleted(hint.gone, clock.monotonic())
             self.executor.drop_jobs(set(hint.gone))
+        if hint is not None and hint.back:
+            self._gone.back(hint.back)
         if hint is None or hint.due or hint.look:
             self._looks.soon(0.0)
         elif any(slot in ours for slot, _ in hint.ready):

@@ -238,7 +238,7 @@ async def test_a_finished_job_comes_back_once_with_its_id_and_one_attempt_more(
     database.sql("insert into {s}.cancel_request (job, queue, reason) values (%s, 'default', 'old')", job)
     conn = heard(database)
     assert await client.retry(JobFilter(states=[outcome])) == Changed(changed=1)
-    assert payloads(conn) == ["due"]
+    assert payloads(conn) == [f"due back:{job}"]
     assert await client.retry(job) == Changed(changed=1)  # it waits, and its time has come
     found = await client.job(job)
     assert found is not None

@@ -233,6 +233,19 @@ async def test_a_queue_runs_so_many_jobs_at_a_time_over_all_its_shards(bench: Be
     assert bench.database.one("select count(*) from {s}.permit where shard is not null") == 0
 
 
+async def test_a_job_that_is_put_back_right_after_its_cancellation_runs_at_once(bench: Bench) -> None:
+    """Its shard remembers deleted ids for ten seconds, because a turn under way may have claimed them."""
+    queues = await bench.prepare()
+    async with bench.client() as client, bench.working(queues):
+        await client.insert(Work())
+        await bench.until(1)
+        job = await client.insert(Work(), run_at=past(-30))
+        assert (await client.cancel(job)).changed == 1
+        assert (await client.retry(job)).changed == 1
+        await bench.until(2, seconds=5)
+    assert [each.id for each in bench.started][-1] == job
+
+
 async def test_each_queue_keeps_its_finished_jobs_as_long_as_it_says(bench: Bench) -> None:
     queues = await bench.prepare(retention=QueueRetention(completed_hours=2))
     other = {"short": Queue(retention=QueueRetention(completed_hours=0)), "long": Queue()}

@@ -58,12 +58,13 @@ def test_a_wake_up_says_what_it_was_given_or_means_everything(ready: set[tuple[i
     if len(ready) + due > 500:
         assert heard is None
     else:
-        assert heard == (sorted(ready), due, False, False, [])
+        assert heard == (sorted(ready), due, False, False, [], [])
 
 
 def test_slots_and_nonsense_are_understood() -> None:
-    assert wake.parse("slots due") == ([], True, True, False, [])
-    assert wake.parse("queue gone:7,8 3:1") == ([(3, 1)], False, False, True, [7, 8])
+    assert wake.parse("slots due") == ([], True, True, False, [], [])
+    assert wake.parse("queue gone:7,8 3:1") == ([(3, 1)], False, False, True, [7, 8], [])
+    assert wake.parse("due back:7") == ([], True, False, False, [], [7])
     assert wake.parse("gone:7,x") is None
     assert wake.parse("all") is None
     assert wake.parse("1:x") is None

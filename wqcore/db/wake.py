@@ -3,8 +3,8 @@
 The channel is `wq:` and a hash of schema and queue, so that any name fits PostgreSQL's 63 bytes and only the shards of
 that queue are woken. The payload is `<slot>:<priority>` for ready jobs, `due` for jobs with a time, `slots` when slots
 became free or a shard wants some, `queue` when the queue was paused or limited, `cancel` when somebody asked for a
-cancellation, `gone:<id>,<id>` for jobs that were deleted; several are joined by spaces. An unreadable payload wakes
-everything.
+cancellation, `gone:<id>,<id>` for jobs that were deleted, `back:<id>,<id>` for finished ones that were put back; several
+are joined by spaces. An unreadable payload wakes everything.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ class Wake(NamedTuple):
     """Something else has changed (a pause, a limit, a cancellation): look."""
     gone: list[int]
     """Ids of jobs that were deleted while they waited: a claim of them is void."""
+    back: list[int]
+    """Ids of jobs that have come back from the history: a claim of them is good again."""
 
 
 def channel(schema: str, queue: str) -> str:
@@ -48,6 +50,7 @@ def parse(text: str) -> Wake | None:
     """What `text` says; None means: look everywhere."""
     ready: list[tuple[int, int]] = []
     gone: list[int] = []
+    back: list[int] = []
     words = text.split()
     for word in words:
         name, _, value = word.partition(":")
@@ -56,8 +59,10 @@ def parse(text: str) -> Wake | None:
         try:
             if name == "gone":
                 gone += map(int, value.split(","))
+            elif name == "back":
+                back += map(int, value.split(","))
             else:
                 ready.append((int(name), int(value)))
         except ValueError:
             return None
-    return Wake(ready, "due" in words, "slots" in words, "cancel" in words or "queue" in words, gone)
+    return Wake(ready, "due" in words, "slots" in words, "cancel" in words or "queue" in words, gone, back)

@@ -3,7 +3,7 @@
 A turn's reply can bring back such a job, because its statement saw the table before we learned better:
 
 - deleted or cancelled while it waited: a notification named it, perhaps while the turn that claimed it was under way,
-  so its id is remembered for longer than a turn takes;
+  so its id is remembered for longer than a turn takes, or until another notification says that it is back;
 - changed (another priority, time or args) at the moment when we claimed it: it comes a second time, as a due one;
 
 and after a reconnect, what was deleted while nobody could tell us is asked for by id. A job that was completed in its
@@ -39,6 +39,11 @@ class Gone:
         """Somebody has deleted these jobs, or cancelled them while they waited."""
         self._deleted = {job_id: at for job_id, at in self._deleted.items() if now - at < GONE_KEPT_S}
         self._deleted.update((job_id, now) for job_id in ids)
+
+    def back(self, ids: list[int]) -> None:
+        """These have come back from the history: a claim of them is good again."""
+        for job_id in ids:
+            self._deleted.pop(job_id, None)
 
     def sift(self, rows: list[tuple[Any, ...]], held: list[int], outcomes: Outcomes) -> list[tuple[Any, ...]]:
         """The claimed jobs that may start; where it drops some, the claim must be written anew."""

@@ -53,5 +53,6 @@ class Progress:
     async def forget_ended(self, held: Collection[int]) -> None:
         """Removes from the table what was said of jobs that are not held any more."""
         ended = self.written.difference(held)
-        await self._protocol.forget_progress(sorted(ended))
-        self.written -= ended
+        if ended:
+            await self._protocol.forget_progress(sorted(ended))
+            self.written -= ended

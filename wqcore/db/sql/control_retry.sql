@@ -52,8 +52,13 @@ answered as (
     delete from {schema}.cancel_request c using back b where c.job = b.id
 ),
 told as materialized (
-    select pg_notify(channel, 'due') from {schema}.queue
-     where name in (select queue from back union all select queue from hastened)
+    select pg_notify(q.channel, g.payload) from {schema}.queue q join (
+        select queue, 'due back:' || string_agg(id::text, ',') as payload from (
+            select id, queue, (row_number() over (partition by queue order by id) - 1) / 300 as part from back) parts
+         group by queue, part
+        union
+        select queue, 'due' from hastened
+    ) g on g.queue = q.name
 )
 select (select count(*) from waiting) + (select count(*) from back) as changed, 0 as cancelling,
        (select count(*) from seen) - (select count(*) from waiting) as running,
