@@ -11,7 +11,7 @@ from psycopg import sql
 
 from tests.fix_pg import ODD_SCHEMAS, Fresh
 from wqcore import launch
-from wqcore.db import migrate
+from wqcore.db import migrate, wake
 from wqcore.db.migrate import queue_line
 from wqcore.errors import ConfigError, SchemaError
 from wqcore.settings import Queue, Settings
@@ -46,6 +46,31 @@ def test_migrating_step_by_step_ends_in_the_same_database_as_migrating_at_once(e
             migrate._apply(conn, line, step)
             assert migrate.version(conn, line) == step.version
         assert shape(conn, "wqcore") == fresh
+
+
+@pytest.mark.parametrize("name", ["wqcore", *ODD_SCHEMAS])
+def test_a_database_in_use_keeps_its_jobs_and_its_history(empty_dsn: str, name: str) -> None:
+    line, schema = queue_line(name), sql.Identifier(name)
+    with psycopg.connect(empty_dsn, autocommit=True) as conn:
+        migrate._apply(conn, line, line.steps()[0])
+        for text in (
+            "insert into {}.queue (name, slots) values ('default', 4)",
+            "insert into {}.job (queue, slot, kind, args, run_at) values ('default', 0, 'k', '{{}}', now())",
+            "insert into {}.history (id, queue, kind, outcome, priority, attempt, max_attempts, deaths, created_at, "
+            "finished_at, args) select n, 'default', 'k', outcome, 1, 1, 3, 0, now(), now(), '{{}}' "
+            "from generate_series(1, 9) n, unnest(array['completed', 'discarded']) outcome",
+        ):
+            conn.execute(sql.SQL(text).format(schema))
+        assert [step.version for step in migrate.migrate(conn, line)] == [step.version for step in line.steps()[1:]]
+        kept = "select outcome, count(*), min(expires_at - finished_at)::text from {}.history group by 1 order by 1"
+        assert conn.execute(sql.SQL(kept).format(schema)).fetchall() == [
+            ("completed", 9, "1 day"),
+            ("discarded", 9, "7 days"),
+        ]
+        waiting = sql.SQL("select state from {}.jobs where run_at is not null").format(schema)
+        assert conn.execute(waiting).fetchall() == [("available",)]
+        channel = conn.execute(sql.SQL("select channel from {}.queue").format(schema)).fetchone()
+        assert channel == (wake.channel(name, "default"),)
 
 
 def test_migrating_again_does_nothing(database: Fresh) -> None:
