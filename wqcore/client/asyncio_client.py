@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -10,7 +9,6 @@ from typing import Any, Self, TypeVar, Unpack
 
 import msgspec
 import psycopg
-from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool
 
 from wqcore import clock
@@ -18,7 +16,7 @@ from wqcore.client.bulk import Bulk, Progress, Skipped
 from wqcore.client.front import IDLE_CHECK_S, POOL_CONNECTIONS_MAX, Front, Item, dequeue
 from wqcore.control.asyncio_control import AsyncControl
 from wqcore.db.connect import AsyncConnection, connect, conninfo
-from wqcore.db.request import Pause, Query, Request, Rows
+from wqcore.db.request import Query, Request, Rows, answer, rows_of
 from wqcore.errors import DatabaseUnavailable, UnknownQueue
 from wqcore.line.insert import (
     NO_OPTIONS,
@@ -157,26 +155,18 @@ class Client(Front, AsyncControl):
 
     async def _do(self, request: Request[T], conn: AsyncConnection | None = None) -> T:
         """Sends what `request` asks, on the caller's connection or on pooled ones, and returns its result."""
-        try:
-            step = next(request)
-            while True:
-                if isinstance(step, Pause):
-                    await asyncio.sleep(step.seconds)
-                    rows: Rows = []
-                elif conn is not None:
-                    rows = await self._fetch(step, conn)
-                else:
-                    async with self._connection() as pooled:
-                        rows = await self._fetch(step, pooled)
-                step = request.send(rows)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
+
+        async def fetch(query: Query) -> Rows:
+            if conn is not None:
+                return await self._fetch(query, conn)
+            async with self._connection() as pooled:
+                return await self._fetch(query, pooled)
+
+        return await answer(request, fetch)
 
     async def _fetch(self, query: Query, conn: AsyncConnection) -> Rows:
         try:
-            async with conn.cursor(row_factory=tuple_row) as cursor:
-                await cursor.execute(self._statements[query.name], query.params)
-                return await cursor.fetchall() if cursor.description is not None else []
+            return await rows_of(conn, self._statements, query)
         except psycopg.Error as error:
             problem = self._problem(error)
             raise problem from (error if problem is not error else None)

@@ -9,7 +9,6 @@ from typing import Any, Self, TypeVar, Unpack
 
 import msgspec
 import psycopg
-from psycopg.rows import tuple_row
 from psycopg_pool import ConnectionPool
 
 from wqcore import clock
@@ -17,7 +16,7 @@ from wqcore.client.bulk import Bulk, Progress, Skipped
 from wqcore.client.front import IDLE_CHECK_S, POOL_CONNECTIONS_MAX, Front, Item, dequeue
 from wqcore.control.sync_control import SyncControl
 from wqcore.db.connect import Connection, connect_sync, conninfo
-from wqcore.db.request import Pause, Query, Request, Rows
+from wqcore.db.request import Query, Request, Rows, answer_sync, rows_of_sync
 from wqcore.errors import DatabaseUnavailable, UnknownQueue
 from wqcore.line.insert import (
     NO_OPTIONS,
@@ -133,26 +132,18 @@ class SyncClient(Front, SyncControl):
 
     def _do(self, request: Request[T], conn: Connection | None = None) -> T:
         """Sends what `request` asks, on the caller's connection or on pooled ones, and returns its result."""
-        try:
-            step = next(request)
-            while True:
-                if isinstance(step, Pause):
-                    clock.sleep(step.seconds)
-                    rows: Rows = []
-                elif conn is not None:
-                    rows = self._fetch(step, conn)
-                else:
-                    with self._connection() as pooled:
-                        rows = self._fetch(step, pooled)
-                step = request.send(rows)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
+
+        def fetch(query: Query) -> Rows:
+            if conn is not None:
+                return self._fetch(query, conn)
+            with self._connection() as pooled:
+                return self._fetch(query, pooled)
+
+        return answer_sync(request, fetch)
 
     def _fetch(self, query: Query, conn: Connection) -> Rows:
         try:
-            with conn.cursor(row_factory=tuple_row) as cursor:
-                cursor.execute(self._statements[query.name], query.params)
-                return cursor.fetchall() if cursor.description is not None else []
+            return rows_of_sync(conn, self._statements, query)
         except psycopg.Error as error:
             problem = self._problem(error)
             raise problem from (error if problem is not error else None)

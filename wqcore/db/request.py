@@ -7,9 +7,16 @@ transaction of its own, unless the caller passes its own connection.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
+
+from psycopg.rows import tuple_row
+
+from wqcore import clock
+from wqcore.db.connect import AsyncConnection, Connection
+from wqcore.db.statements import Statements
 
 T = TypeVar("T")
 
@@ -30,3 +37,45 @@ class Pause(NamedTuple):
 
 
 Request = Generator[Query | Pause, Rows, T]
+
+
+async def answer(request: Request[T], fetch: Callable[[Query], Awaitable[Rows]]) -> T:
+    """The result of `request`, whose queries `fetch` sends, for asyncio."""
+    try:
+        step = next(request)
+        while True:
+            if isinstance(step, Pause):
+                await asyncio.sleep(step.seconds)
+                step = request.send([])
+            else:
+                step = request.send(await fetch(step))
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]  # StopIteration does not know what its generator returns
+
+
+def answer_sync(request: Request[T], fetch: Callable[[Query], Rows]) -> T:
+    """The same for code without an event loop."""
+    try:
+        step = next(request)
+        while True:
+            if isinstance(step, Pause):
+                clock.sleep(step.seconds)
+                step = request.send([])
+            else:
+                step = request.send(fetch(step))
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]  # as above
+
+
+async def rows_of(conn: AsyncConnection, statements: Statements, query: Query) -> Rows:
+    """Sends one query; its rows as tuples, whatever the connection makes of rows otherwise."""
+    async with conn.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(statements[query.name], query.params)
+        return await cursor.fetchall() if cursor.description is not None else []
+
+
+def rows_of_sync(conn: Connection, statements: Statements, query: Query) -> Rows:
+    """The same for code without an event loop."""
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(statements[query.name], query.params)
+        return cursor.fetchall() if cursor.description is not None else []

@@ -10,10 +10,9 @@ from collections.abc import Awaitable
 from typing import Any, TypeVar, overload
 
 import psycopg
-from psycopg.rows import tuple_row
 
 from wqcore.db.connect import AsyncConnection, Connection
-from wqcore.db.request import Query, Request, Rows
+from wqcore.db.request import Request, answer, answer_sync, rows_of, rows_of_sync
 from wqcore.db.statements import Statements
 
 T = TypeVar("T")
@@ -27,33 +26,5 @@ def ask(conn: AsyncConnection | Connection, request: Request[T], schema: str) ->
     """The result of `request`; an awaitable of it for an asyncio connection."""
     statements = Statements(schema)
     if isinstance(conn, psycopg.AsyncConnection):
-        return _async(conn, request, statements)
-    return _sync(conn, request, statements)
-
-
-async def _async(conn: AsyncConnection, request: Request[T], statements: Statements) -> T:
-    rows: Rows | None = None
-    try:
-        while True:
-            step = next(request) if rows is None else request.send(rows)
-            rows = []
-            if isinstance(step, Query):
-                async with conn.cursor(row_factory=tuple_row) as cursor:
-                    await cursor.execute(statements[step.name], step.params)
-                    rows = await cursor.fetchall() if cursor.description is not None else []
-    except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
-
-
-def _sync(conn: Connection, request: Request[T], statements: Statements) -> T:
-    rows: Rows | None = None
-    try:
-        while True:
-            step = next(request) if rows is None else request.send(rows)
-            rows = []
-            if isinstance(step, Query):
-                with conn.cursor(row_factory=tuple_row) as cursor:
-                    cursor.execute(statements[step.name], step.params)
-                    rows = cursor.fetchall() if cursor.description is not None else []
-    except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
+        return answer(request, lambda query: rows_of(conn, statements, query))
+    return answer_sync(request, lambda query: rows_of_sync(conn, statements, query))
