@@ -9,10 +9,6 @@ claims, deletions and history, not that of the insert.
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import statistics
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +16,17 @@ import typer
 from . import floor
 from .cluster import cluster, fill, program
 from .rate import drain_rate
+from .report import report, show
+
+SHOWN = (
+    "floor_jobs_s",
+    "jobs_s",
+    "ratio",
+    "cpu_us_workers",
+    "cpu_us_postgresql",
+    "wal_bytes_job",
+    "insert_jobs_s",
+)
 
 
 def main(
@@ -51,32 +58,8 @@ def main(
                 f"round {number}: floor {bare:,.0f} jobs/s, wqcore {round_['jobs_s']:,.0f} jobs/s, "
                 f"ratio {found[-1]['ratio']:.2f}",
             )
-        report = {
-            "shape": "drain",
-            "jobs": jobs,
-            "processes": processes,
-            "history": history,
-            "rounds": found,
-            "median": {key: statistics.median(round_[key] for round_ in found) for key in found[0]},
-            "spread": {key: [min(r[key] for r in found), max(r[key] for r in found)] for key in found[0]},
-            "postgresql": server.settings(),
-            "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "kernel": platform.release()},
-        }
-    if as_json:
-        print(json.dumps(report, indent=2))
-        return
-    for key in (
-        "floor_jobs_s",
-        "jobs_s",
-        "ratio",
-        "cpu_us_workers",
-        "cpu_us_postgresql",
-        "wal_bytes_job",
-        "insert_jobs_s",
-    ):
-        low, high = report["spread"][key]  # type: ignore[index]
-        print(f"{key:18} median {report['median'][key]:>12,.2f}   from {low:,.2f} to {high:,.2f}")  # type: ignore[index]
-    print("PostgreSQL:", report["postgresql"])
+        told = report("drain", found, jobs=jobs, processes=processes, history=history, postgresql=server.settings())
+    show(told, SHOWN, as_json=as_json)
 
 
 def _say(silent: bool, text: str) -> None:

@@ -8,8 +8,6 @@ these keys in front of the free ones (lower ids, and a higher priority), and the
 
 from __future__ import annotations
 
-import json
-import statistics
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +18,7 @@ from wqcore.settings import Settings
 from .bench_handlers import BenchBlocked, BenchKeyed, BenchNoop
 from .cluster import Cluster, cluster, fill, program
 from .rate import drain_rate
+from .report import report, say_round, show
 
 HOLD_S = 600.0
 
@@ -46,17 +45,9 @@ def main(
             round_["blocked_ratio"] = round_["free_blocked"] / round_["free_alone"]
             if number:
                 found.append(round_)
-            if not as_json:
-                shown = ", ".join(f"{name} {value:,.2f}" for name, value in round_.items())
-                print(f"{'round ' + str(number) if number else 'warm-up'}: {shown}", flush=True)
-        median = {name: statistics.median(round_[name] for round_ in found) for name in found[0]}
-        spread = {name: [min(r[name] for r in found), max(r[name] for r in found)] for name in found[0]}
-        report = {"shape": "keys", "rounds": found, "median": median, "spread": spread, "postgresql": server.settings()}
-    if as_json:
-        print(json.dumps(report, indent=2))
-        return
-    for name, value in median.items():
-        print(f"{name:16} median {value:>12,.2f}   from {spread[name][0]:,.2f} to {spread[name][1]:,.2f}")
+            say_round(number, round_, as_json=as_json)
+        told = report("keys", found, postgresql=server.settings())
+    show(told, as_json=as_json)
 
 
 def _round(server: Cluster, settings: Settings, jobs: int, kind: Any) -> float:

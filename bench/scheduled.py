@@ -10,8 +10,6 @@ step, by the clock that both share here.
 from __future__ import annotations
 
 import datetime as dt
-import json
-import statistics
 from typing import Annotated
 
 import typer
@@ -23,6 +21,7 @@ from wqcore.settings import Settings
 from .bench_handlers import BenchDue, BenchNoop
 from .cluster import Cluster, cluster, fill, program
 from .rate import drain_rate
+from .report import report, say_round, show
 
 FUTURE = """
 insert into wqcore.job (queue, slot, priority, run_at, kind, args)
@@ -56,17 +55,9 @@ def main(
             round_ = {"alone": alone, "beside": beside, "ratio": beside / alone} | late
             if number:
                 found.append(round_)
-            if not as_json:
-                shown = ", ".join(f"{name} {value:,.2f}" for name, value in round_.items())
-                print(f"{'round ' + str(number) if number else 'warm-up'}: {shown}", flush=True)
-        median = {name: statistics.median(round_[name] for round_ in found) for name in found[0]}
-        spread = {name: [min(r[name] for r in found), max(r[name] for r in found)] for name in found[0]}
-        report = {"shape": "scheduled", "rounds": found, "median": median, "spread": spread}
-    if as_json:
-        print(json.dumps(report, indent=2))
-        return
-    for name, value in median.items():
-        print(f"{name:12} median {value:>12,.2f}   from {spread[name][0]:,.2f} to {spread[name][1]:,.2f}")
+            say_round(number, round_, as_json=as_json)
+        told = report("scheduled", found, postgresql=server.settings())
+    show(told, as_json=as_json)
 
 
 def _drain(server: Cluster, settings: Settings, jobs: int) -> float:

@@ -21,7 +21,6 @@ from wqcore.errors import ConfigError
 from wqcore.job import ATTEMPTS_MAX, PRIORITY_MAX, PRIORITY_MIN, SLOTS_MAX, JobKeyMode, check_name
 
 Seconds = Annotated[float, Meta(gt=0, le=604_800)]
-Count = Annotated[int, Meta(ge=1, le=100_000)]
 
 
 class Database(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -119,10 +119,10 @@ def _given(chosen: int | Sequence[int], bite: int) -> Callable[[int | None], Req
     ids = sorted({chosen} if isinstance(chosen, int) else set(chosen))
 
     def take(at: int | None) -> Request[_Bite]:
+        yield from ()  # a request that asks nothing
         begin = at or 0
         end = begin + bite
         return [(job_id, ANY_REVISION) for job_id in ids[begin:end]], end if end < len(ids) else None
-        yield  # a request that asks nothing
 
     return take
 

@@ -109,8 +109,6 @@ class Protocol:
     ) -> Turned:
         """Acknowledges `done` and claims up to `limit` ready and `limit` due rows; `held` is what the shard keeps."""
         now = clock.monotonic()
-        slots, priorities, after = lanes.plan() if limit else ([], [], [])
-        due_at, due_id = lanes.due_cursors() if limit else ([], [])
         self._turn += 1
         rows = await self._send(
             "turn",
@@ -119,11 +117,7 @@ class Protocol:
             done_revisions=BigIntArray(done.done_revisions),
             done_ago_us=BigIntArray([int((now - began) * 1e6) for began in done.done_began]),
             keep_hours=self.keep_completed_hours,
-            lane_slots=BigIntArray(slots),
-            lane_priorities=BigIntArray(priorities),
-            lane_after=BigIntArray(after),
-            due_after_us=BigIntArray(due_at),
-            due_after_id=BigIntArray(due_id),
+            **(_lanes(lanes) if limit else _NO_LANES),
             exclude=BigIntArray(exclude),
             busy_keys=busy_keys,
             n=limit,
@@ -141,16 +135,10 @@ class Protocol:
 
     async def look(self, lanes: Lanes, exclude: list[int], busy_keys: Sequence[str] = ()) -> Look:
         """Looks for work and at the lease without writing. Raises Fenced."""
-        slots, priorities, after = lanes.plan()
-        due_at, due_id = lanes.due_cursors()
         above, below = lanes.gaps()
         rows = await self._send(
             "peek",
-            lane_slots=BigIntArray(slots),
-            lane_priorities=BigIntArray(priorities),
-            lane_after=BigIntArray(after),
-            due_after_us=BigIntArray(due_at),
-            due_after_id=BigIntArray(due_id),
+            **_lanes(lanes),
             slots=BigIntArray(lanes.slots),
             gap_above=BigIntArray(above),
             gap_below=BigIntArray(below),
@@ -174,7 +162,7 @@ class Protocol:
     async def take_slots(self, count: int) -> list[int]:
         """Takes up to `count` free slots; returns all that it owns then."""
         await self._send("slots_take", n=count)
-        return [slot for (slot,) in await self._send("slots_owned")]
+        return await self.owned_slots()
 
     async def owned_slots(self) -> list[int]:
         """The slots that the table says are ours."""
@@ -215,16 +203,7 @@ class Protocol:
 
     async def ages(self, lanes: Lanes) -> list[tuple[int, int, float]]:
         """(slot, priority, seconds that the oldest waiting job of that lane has waited), for lanes that have one."""
-        slots, priorities, after = lanes.plan()
-        due_at, due_id = lanes.due_cursors()
-        return await self._send(
-            "ages",
-            lane_slots=BigIntArray(slots),
-            lane_priorities=BigIntArray(priorities),
-            lane_after=BigIntArray(after),
-            due_after_us=BigIntArray(due_at),
-            due_after_id=BigIntArray(due_id),
-        )
+        return await self._send("ages", **_lanes(lanes))
 
     async def write_progress(self, items: Sequence[tuple[int, float, str | None]]) -> None:
         """Writes how far running jobs are: (id, fraction, note)."""
@@ -310,4 +289,20 @@ class Protocol:
             return await cursor.fetchall() if cursor.description is not None else []
 
 
+def _lanes(lanes: Lanes) -> dict[str, BigIntArray]:
+    """The lanes to read, in their order, and their cursors, as the turn, the look and the ages take them."""
+    slots, priorities, after = lanes.plan()
+    due_at, due_id = lanes.due_cursors()
+    return {
+        "lane_slots": BigIntArray(slots),
+        "lane_priorities": BigIntArray(priorities),
+        "lane_after": BigIntArray(after),
+        "due_after_us": BigIntArray(due_at),
+        "due_after_id": BigIntArray(due_id),
+    }
+
+
+_NO_LANES = {
+    name: BigIntArray([]) for name in ("lane_slots", "lane_priorities", "lane_after", "due_after_us", "due_after_id")
+}
 _UNSTORABLE = '{"error": "an error whose text PostgreSQL refused to store"}'

@@ -31,6 +31,7 @@ from wqcore.recurring import declared
 from wqcore.resource import app_problems, close_resources, use_app_settings
 from wqcore.settings import Process, Settings
 from wqcore.shard import Shard
+from wqcore.upkeep.beat import RUNNING_SHOWN_MAX
 
 log = logging.getLogger("wqcore.worker")
 
@@ -226,7 +227,7 @@ async def _keep(post: Post, program: Program, sheet: Sheet) -> int:
                     "completed": other.completed,
                     "failed": other.failed,
                     "running": [
-                        [job.id, job.attempt, job.kind, round((now - job.began_ns) / 1e9, 1)] for job in jobs[:500]
+                        [job.id, job.attempt, job.kind, round((now - job.began_ns) / 1e9, 1)] for job in jobs[:RUNNING_SHOWN_MAX]
                     ],
                     "running_count": len(jobs),
                 }

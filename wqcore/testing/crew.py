@@ -34,7 +34,7 @@ from wqcore.resource import close_resources
 from wqcore.settings import Settings
 from wqcore.shard import Shard
 from wqcore.testing.ready import Queues, settings_for
-from wqcore.upkeep.beat import beat, leave
+from wqcore.upkeep.beat import RUNNING_SHOWN_MAX, beat, leave
 from wqcore.version import VERSION
 
 CHECK_EVERY_S = 0.02
@@ -283,6 +283,6 @@ class Crew:
         shards = {}
         for shard in self.shards:
             sheet = self._sheets[shard.id]
-            running = [[job.id, job.attempt, job.kind, 0.0] for job in sheet.running()[:500]]
+            running = [[job.id, job.attempt, job.kind, 0.0] for job in sheet.running()[:RUNNING_SHOWN_MAX]]
             shards[str(shard.id)] = {"workers": sheet.seats, "running": running, "running_count": len(running)}
         return {"shards": shards}
