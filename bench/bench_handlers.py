@@ -1,37 +1,32 @@
-"""The typed no-ops that the benchmarks drain, without a key, each with its own, and blocked behind a few."""
+"""The jobs that the benchmarks run in wqcore: no-ops that tell the probe, with the peers' payload."""
 
 from __future__ import annotations
 
 import asyncio
-import time
+import os
 
 import msgspec
 
 import wqcore
 
+from .peers.probe import count
+
+WAIT_S = float(os.environ.get("BENCH_WAIT_MS", "0")) / 1000
+
 
 @wqcore.kind("benchNoop", timeout_s=30)
 class BenchNoop(msgspec.Struct):
-    """The args of a trigger.dev job: one id."""
+    """One id, as in a trigger.dev job."""
 
     id: str
 
 
 @wqcore.handler
 async def bench_noop(args: BenchNoop, job: wqcore.Job) -> None:
-    """Does nothing: what is measured is the queue."""
-
-
-@wqcore.kind("benchKeyed", serial_key="key-{id}", timeout_s=30)
-class BenchKeyed(msgspec.Struct):
-    """The same with a serial key of its own."""
-
-    id: str
-
-
-@wqcore.handler
-async def bench_keyed(args: BenchKeyed, job: wqcore.Job) -> None:
-    """Does nothing."""
+    """Counts; what is measured is the queue."""
+    count(int(args.id[-12:], 16))
+    if WAIT_S:
+        await asyncio.sleep(WAIT_S)
 
 
 @wqcore.kind("benchBlocked", serial_key="blocked-{key}", timeout_s=3600, priority=2)
@@ -47,16 +42,3 @@ async def bench_blocked(args: BenchBlocked, job: wqcore.Job) -> None:
     """Holds its key."""
     if args.seconds:
         await asyncio.sleep(args.seconds)
-
-
-@wqcore.kind("benchDue", timeout_s=30)
-class BenchDue(msgspec.Struct):
-    """A job whose time comes at `at` (seconds since 1970)."""
-
-    at: float
-
-
-@wqcore.handler
-async def bench_due(args: BenchDue, job: wqcore.Job) -> None:
-    """Leaves behind how late it started, in seconds."""
-    job.output(time.time() - args.at)

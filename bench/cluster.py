@@ -1,105 +1,162 @@
-"""A PostgreSQL of the benchmark's own, made new for each run, with its durability on, and the CPU time it has used."""
+"""A PostgreSQL of the benchmark's own, made new for each run, with its durability on; and what it has spent.
+
+Each queue that is measured gets a database of its own in it, made new for each round, so that no queue walks over what
+another has left and all of them run on the same server within the same minutes.
+"""
 
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
-from wqcore import launch
-from wqcore.client import Item, SyncClient
 from wqcore.db import embedded
-from wqcore.settings import Database, Process, Queue, Retention, Settings
-
-from .bench_handlers import BenchNoop
 
 FOLDER = Path(".wqcore/bench")
 SETTINGS = {
     "shared_buffers": "'1GB'",
     "max_wal_size": "'8GB'",
     "checkpoint_timeout": "'30min'",
-    "max_connections": "100",
+    "max_connections": "200",
 }
-SHOWN = ("server_version", "fsync", "synchronous_commit", "shared_buffers", "max_wal_size", "wal_compression")
+SHOWN = (
+    "server_version",
+    "fsync",
+    "synchronous_commit",
+    "full_page_writes",
+    "data_checksums",
+    "shared_buffers",
+    "max_wal_size",
+    "wal_compression",
+    "autovacuum",
+    "jit",
+)
+
+
+class Spent(NamedTuple):
+    """What the server has spent since its start (commits: since the database was made)."""
+
+    cpu_s: float
+    wal_bytes: int
+    commits: int
+
+    def since(self, before: Spent) -> Spent:
+        """What was spent between two readings."""
+        return Spent(
+            self.cpu_s - before.cpu_s, self.wal_bytes - before.wal_bytes, self.commits - before.commits
+        )
 
 
 class Cluster:
-    """A running server and what a benchmark asks of it."""
+    """A running server."""
 
     def __init__(self, server: embedded.Embedded) -> None:
-        self.server = server
-        self.dsn = server.dsn
-        self.conn: psycopg.Connection[Any] = psycopg.connect(self.dsn, autocommit=True)
-        # What a benchmark asks while it measures must not be most of the work: a scan of a million waiting jobs a hundred
-        # times a second took a third of the drain's rate.
-        self.conn.execute("set enable_seqscan = off; set enable_bitmapscan = off")
+        self._server = server
+        self._conn: psycopg.Connection[Any] = psycopg.connect(server.dsn, autocommit=True)
 
-    def scalar(self, query: str, *params: Any) -> Any:
-        """The first column of the first row."""
-        row = self.conn.execute(query, params).fetchone()
-        return row[0] if row else None
+    @property
+    def bin_path(self) -> Path:
+        """The folder of the server's programs."""
+        return self._server.bin_path
+
+    def dsn(self, name: str) -> str:
+        """The URI of a database, over the server's Unix socket."""
+        at = conninfo_to_dict(self._server.dsn)
+        return f"postgresql://{at['user']}:@/{name}?host={at['host']}"
 
     def settings(self) -> dict[str, str]:
         """The server settings that matter here."""
-        return {name: str(self.scalar(f"show {name}")) for name in SHOWN}
+        rows = ((name, self._conn.execute(sql.SQL("show {}").format(sql.Identifier(name))).fetchone()) for name in SHOWN)
+        return {name: str(row[0]) for name, row in rows if row is not None}
 
-    def cpu_s(self) -> float:
-        """CPU seconds that the server's processes have used since the start, those that ended included."""
-        postmaster = psutil.Process(self.server.pid)
-        own = postmaster.cpu_times()
-        total = own.user + own.system + own.children_user + own.children_system
-        for child in postmaster.children():
-            try:
-                times = child.cpu_times()
-            except psutil.NoSuchProcess:
-                continue
-            total += times.user + times.system
-        return float(total)
+    def spent(self, name: str) -> Spent:
+        """What the server has spent until now: CPU seconds of its processes, those that ended included, and WAL."""
+        row = self._conn.execute(
+            "select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint, xact_commit::bigint"
+            "  from pg_stat_database where datname = %s",
+            (name,),
+        ).fetchone()
+        assert row is not None
+        return Spent(self._cpu_s(), int(row[0]), int(row[1]))
 
-    def wal_bytes(self) -> int:
-        """The position in the WAL, in bytes."""
-        return int(self.scalar("select pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')"))
+    def _cpu_s(self) -> float:
+        postmaster = psutil.Process(self._server.pid)
+        while True:
+            own = postmaster.cpu_times()
+            found = own.user + own.system + own.children_user + own.children_system
+            for child in postmaster.children():
+                with suppress(psutil.NoSuchProcess):
+                    found += sum(child.cpu_times()[:2])
+            # a child that ends while this is read moves from the children to `own`: then all is read again
+            if postmaster.cpu_times()[2:4] == own[2:4]:
+                return float(found)
+
+    @contextmanager
+    def database(self, name: str) -> Iterator[Database]:
+        """A new, empty database, dropped afterwards. What the last one has left to write is written before."""
+        quoted = sql.Identifier(name)
+        self._conn.execute(sql.SQL("drop database if exists {} with (force)").format(quoted))
+        self._conn.execute(sql.SQL("create database {}").format(quoted))
+        self._conn.execute("checkpoint")
+        conn = psycopg.connect(self.dsn(name), autocommit=True)
+        # What a benchmark asks while it measures must not be most of the work: a scan of a million waiting jobs a hundred
+        # times a second took a third of the drain's rate.
+        conn.execute("set enable_seqscan = off; set enable_bitmapscan = off")
+        try:
+            yield Database(self, name, conn)
+        finally:
+            conn.close()
+            self._conn.execute(sql.SQL("drop database if exists {} with (force)").format(quoted))
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._conn.close()
+
+
+class Database:
+    """A queue's database."""
+
+    def __init__(self, cluster: Cluster, name: str, conn: psycopg.Connection[Any]) -> None:
+        self.name = name
+        self.dsn = cluster.dsn(name)
+        self.cluster = cluster
+        self.conn = conn
+
+    def scalar(self, query: str, *params: Any) -> Any:
+        """The first column of the first row."""
+        row = self.conn.execute(query, params or None).fetchone()
+        return row[0] if row else None
+
+    def spent(self) -> Spent:
+        """What the server has spent."""
+        return self.cluster.spent(self.name)
 
     def settle(self) -> None:
-        """Leaves no work of the last round to the next."""
+        """Statistics and hint bits as a server has them that has run for a while.
+
+        No checkpoint: each page touched after one is written whole into the WAL, which would hide what a job costs.
+        """
         self.conn.execute("vacuum analyze")
-        self.conn.execute("checkpoint")
-
-
-def program(processes: int, *, history: bool, workers: int = 100, drain_timeout_s: float = 30.0) -> Settings:
-    """The settings of the benchmarked wqcore."""
-    return Settings(
-        database=Database(embedded=False, migrate="auto"),
-        process=Process(handlers=["bench.bench_handlers"], drain_timeout_s=drain_timeout_s),
-        retention=Retention() if history else Retention(completed_hours=0, cancelled_hours=0),
-        queues={"default": Queue(workers=workers, processes=processes)},
-    )
-
-
-def fill(cluster: Cluster, settings: Settings, jobs: int, kind: Callable[[str], Item] = BenchNoop) -> float:
-    """Inserts `jobs` no-ops in bulk, each made by `kind` from its id; returns the seconds it took."""
-    launch.prepare(settings, cluster.dsn, lambda text: None)
-    began = time.monotonic()
-    with SyncClient(settings, dsn=cluster.dsn) as client:
-        client.insert_many(kind(f"1b4e28ba-2fa1-11d2-883f-{number:012x}") for number in range(jobs))
-    return time.monotonic() - began
 
 
 @contextmanager
 def cluster(version: int = 18) -> Iterator[Cluster]:
-    """A fresh cluster in `.wqcore/bench`, removed afterwards."""
+    """A fresh server in `.wqcore/bench`, removed afterwards."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     server = embedded.start(FOLDER / "pg", version=version, settings=SETTINGS, delete_after=True)
-    found = Cluster(server)
     try:
-        yield found
+        found = Cluster(server)
+        try:
+            yield found
+        finally:
+            found.close()
     finally:
-        found.conn.close()
         server.stop()
         shutil.rmtree(FOLDER / "pg", ignore_errors=True)

@@ -21,35 +21,48 @@ from wqcore.db.statements import Statements
 from wqcore.job import Row
 from wqcore.line.lanes import Lanes
 
-from .bench_handlers import BenchNoop
-from .cluster import Cluster
+from ..bench_handlers import BenchNoop
+from ..cluster import Cluster
+from ..measure import Round, fresh
+from ..system import BenchError, System
 
 BATCH = 1000
 SLOTS = 16
+PROCESSES = 2
 
 
-def drain(cluster: Cluster, processes: int, *, history: bool) -> float:
-    """Drains the queue; returns jobs per second from the first claim to the last acknowledgement."""
-    jobs = cluster.scalar("select count(*) from wqcore.job")
-    context = multiprocessing.get_context("fork")
-    gate, results = context.Event(), context.Queue()
-    workers = [
-        context.Process(target=_loop, args=(cluster.dsn, number, processes, history, gate, results))
-        for number in range(processes)
-    ]
-    for worker in workers:
-        worker.start()
-    for _ in workers:
-        results.get(timeout=30)
-    began = time.monotonic()
-    gate.set()
-    ended = max(results.get(timeout=300) for _ in workers)
-    for worker in workers:
-        worker.join()
-    left = cluster.scalar("select count(*) from wqcore.job")
-    if left:
-        raise RuntimeError(f"the bare loop left {left} jobs")
-    return float(jobs / (ended - began))
+def drain(cluster: Cluster, system: System, jobs: int, *, history: bool) -> Round:
+    """Drains jobs inserted by wqcore; measured from the first claim to the last acknowledgement."""
+    with fresh(cluster, system) as database:
+        with system.feeder(database.dsn) as feeder:
+            feeder.insert(jobs)
+        database.settle()
+        context = multiprocessing.get_context("fork")
+        gate, results = context.Event(), context.Queue()
+        loops = [
+            context.Process(target=_loop, args=(database.dsn, number, PROCESSES, history, gate, results))
+            for number in range(PROCESSES)
+        ]
+        for process in loops:
+            process.start()
+        for _ in loops:
+            results.get(timeout=30)
+        began, before = time.monotonic(), database.spent()
+        gate.set()
+        ended = [results.get(timeout=300) for _ in loops]
+        for process in loops:
+            process.join()
+        spent = database.spent().since(before)
+        left = database.scalar("select count(*) from wqcore.job")
+        if left:
+            raise BenchError(f"the bare loop left {left} jobs")
+        return {
+            "jobs_s": jobs / (max(at for at, _ in ended) - began),
+            "cpu_us_workers": sum(cpu_s for _, cpu_s in ended) / jobs * 1e6,
+            "cpu_us_postgresql": spent.cpu_s / jobs * 1e6,
+            "wal_bytes_job": spent.wal_bytes / jobs,
+            "commits_job": spent.commits / jobs,
+        }
 
 
 def _loop(dsn: str, number: int, processes: int, history: bool, gate: Any, results: Any) -> None:
@@ -67,6 +80,7 @@ def _loop(dsn: str, number: int, processes: int, history: bool, gate: Any, resul
     turn = 0
     results.put("ready")
     gate.wait()
+    began_cpu = time.process_time()
     while True:
         slots, priorities, after = lanes.plan()
         due_at, due_id = lanes.due_cursors()
@@ -103,7 +117,7 @@ def _loop(dsn: str, number: int, processes: int, history: bool, gate: Any, resul
         lanes.took(done, BATCH)
         for row in done:
             decode(row[Row.ARGS])
-    results.put(time.monotonic())
+    results.put((time.monotonic(), time.process_time() - began_cpu))
     conn.execute("delete from wqcore.claim where shard = %s", (shard,))
     conn.execute("delete from wqcore.shard where id = %s", (shard,))
     conn.close()
