@@ -6,7 +6,7 @@
  * the noise of 15%, measured with 80,000 no-ops and a local queue of 2000.
  * A local queue's no-ops run in one go, without a turn for timers: the probe's counts come one fetch apart, not 20 ms.
  * A stop while the local queue holds jobs logs "Cannot background something when the queue is already released": it is
- * 0.18.0's own error. The running jobs had ended and the others were unlocked, each time it was looked at.
+ * 0.18.0's own error. In the stop that was looked at, the running jobs had ended and all others were unlocked.
  */
 
 import { Logger, makeWorkerUtils, run, runMigrations, WorkerPreset } from "graphile-worker";
