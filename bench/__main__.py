@@ -2,29 +2,61 @@
 
 from __future__ import annotations
 
-import sys
+import enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from . import report
 from .cluster import FOLDER, cluster
-from .peers_here import find
-from .plan import MODES, Bench
+from .install import systems
+from .plan import MODES
 from .run import run
 from .shapes import QUICK, SHAPES
+from .system import BenchError
+from .targets import TARGETS
+
+Mode = enum.StrEnum("Mode", list(MODES))  # type: ignore[misc] - its members are the modes
+ShapeName = enum.StrEnum("ShapeName", list(SHAPES))  # type: ignore[misc] - its members are the shapes
 
 
 def main(
-    shapes: Annotated[list[str] | None, typer.Argument(help="What to measure (default: all of the mode's shapes).")] = None,
-    mode: Annotated[str, typer.Option(help="full, quick (under 4 minutes) or tiny (shows that all of it runs).")] = "full",
-    only: Annotated[str, typer.Option(help="Names of queues, separated by commas; default: all.")] = "",
-    rounds: Annotated[int, typer.Option(help="Rounds, instead of the mode's.")] = 0,
+    shapes: Annotated[list[ShapeName] | None, typer.Argument(help="Shapes of load; none: all of the mode's.")] = None,
+    mode: Annotated[Mode, typer.Option(help="full; quick: under 4 minutes; tiny: shows that all of it runs.")] = Mode("full"),
+    only: Annotated[str, typer.Option(help="Queues, separated by commas; none: all that are here.")] = "",
+    rounds: Annotated[int, typer.Option(min=0, help="Rounds; 0: as many as the mode has.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = FOLDER / "report",
-    postgresql: Annotated[int, typer.Option(help="Major version of the embedded server: 16 or 18.")] = 18,
+    postgresql: Annotated[int, typer.Option(help="Major version of the embedded server, 16 or 18.")] = 18,
+    strict: Annotated[bool, typer.Option(help="Exit with 1 when anything could not be measured.")] = False,
 ) -> None:
-    """Runs the benchmark."""
-    ...
+    """Measures queues side by side on a PostgreSQL of the benchmark's own, and writes a report."""
+    names = [shape.value for shape in shapes or []] or (list(SHAPES) if mode == "full" else list(QUICK))
+    if mode == "tiny" and not shapes:
+        names = list(SHAPES)
+    try:
+        found, unavailable = systems([name for name in only.split(",") if name], _say)
+        with cluster(postgresql) as server:
+            _say(f"PostgreSQL: {server.settings()}")
+            for name, system in found.items():
+                _say(f"{name}: {system.described.title} {system.described.version}, {system.described.settings}")
+            for name, why in unavailable.items():
+                _say(f"NOT HERE: {name}: {why}")
+            told = run(server, found, unavailable, mode=mode, shapes=names, rounds=rounds, say=_say)
+    except BenchError as error:
+        raise SystemExit(f"bench: {error}") from None
+    targets = [target for target in TARGETS if target.shape in names]
+    for shape in told.shapes:
+        report.print_shape(told, shape)
+    report.print_targets(told, targets)
+    report.write(told, targets, out)
+    _say(f"report: {out / 'report.md'}")
+    if strict and told.unavailable:
+        raise SystemExit(1)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 if __name__ == "__main__":

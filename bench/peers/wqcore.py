@@ -1,13 +1,14 @@
 """wqcore itself, under the same program as its peers: a real master with its keeper, workers, time-outs and counters.
 
 BENCH_KEEP=1 keeps completed jobs in the history, as wqcore does when nobody says otherwise; without it they are deleted
-on completion, as Graphile Worker and pgqueuer do.
+on completion, as Graphile Worker does.
 
 Inserts use the client without an event loop: a producer that does nothing else is fastest with it.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import signal
@@ -18,15 +19,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+# In its own folder this file would hide the package of the same name: the repository takes that folder's place.
+sys.path.pop(0)
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from bench.bench_handlers import BenchNoop
+from bench.peers.probe import job_id
+from bench.peers.program import RUNTIME, Description, Options, main
 from wqcore import launch
 from wqcore.client import SyncClient
-from wqcore.line.insert import NO_OPTIONS, InsertOptions
+from wqcore.line.insert import InsertOptions
 from wqcore.settings import Database, Process, Queue, Retention, Settings
 from wqcore.version import VERSION
-
-from ..bench_handlers import BenchNoop
-from .probe import job_id
-from .program import RUNTIME, Description, Options, main
 
 KEEP = bool(os.environ.get("BENCH_KEEP"))
 PROCESSES = int(os.environ.get("BENCH_PROCESSES", "2"))
@@ -83,10 +87,6 @@ class Producer:
 
 
 def _options(number: int, options: Options) -> InsertOptions:
-    if not options:
-        return NO_OPTIONS
-    import datetime as dt
-
     delay_s = options.get("delay_s")
     return InsertOptions(
         priority=1 + number % options["priorities"] if "priorities" in options else None,

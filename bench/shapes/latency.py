@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from collections.abc import Iterator
 
 from ..measure import START_LIMIT_S, Round, fresh, steady, warm
 from ..plan import Bench, Cell, Shape
