@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,19 +10,18 @@ import typer
 from . import report
 from .cluster import FOLDER, cluster
 from .install import systems
-from .plan import MODES
+from .plan import Mode
 from .run import run
 from .shapes import QUICK, SHAPES
 from .system import BenchError
 from .targets import TARGETS
 
-Mode = enum.StrEnum("Mode", list(MODES))  # type: ignore[misc] - its members are the modes
-ShapeName = enum.StrEnum("ShapeName", list(SHAPES))  # type: ignore[misc] - its members are the shapes
-
 
 def main(
-    shapes: Annotated[list[ShapeName] | None, typer.Argument(help="Shapes of load; none: all of the mode's.")] = None,
-    mode: Annotated[Mode, typer.Option(help="full; quick: under 4 minutes; tiny: shows that all of it runs.")] = Mode("full"),
+    shapes: Annotated[
+        list[str] | None, typer.Argument(help=f"Shapes, of {', '.join(SHAPES)}; none: the mode's.")
+    ] = None,
+    mode: Annotated[Mode, typer.Option(help="full; quick: under 4 minutes; tiny: shows that all of it runs.")] = "full",
     only: Annotated[str, typer.Option(help="Queues, separated by commas; none: all that are here.")] = "",
     rounds: Annotated[int, typer.Option(min=0, help="Rounds; 0: as many as the mode has.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = FOLDER / "report",
@@ -31,9 +29,10 @@ def main(
     strict: Annotated[bool, typer.Option(help="Exit with 1 when anything could not be measured.")] = False,
 ) -> None:
     """Measures queues side by side on a PostgreSQL of the benchmark's own, and writes a report."""
-    names = [shape.value for shape in shapes or []] or (list(SHAPES) if mode == "full" else list(QUICK))
-    if mode == "tiny" and not shapes:
-        names = list(SHAPES)
+    names = shapes or list(QUICK if mode == "quick" else SHAPES)
+    unknown = set(names) - set(SHAPES)
+    if unknown:
+        raise SystemExit(f"bench: no such shape: {', '.join(sorted(unknown))}; there are {', '.join(SHAPES)}")
     try:
         found, unavailable = systems([name for name in only.split(",") if name], _say)
         with cluster(postgresql) as server:

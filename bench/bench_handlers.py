@@ -24,7 +24,7 @@ class BenchNoop(msgspec.Struct):
 @wqcore.handler
 async def bench_noop(args: BenchNoop, job: wqcore.Job) -> None:
     """Counts; what is measured is the queue."""
-    count(int(args.id[-12:], 16))
+    count(args.id)
     if WAIT_S:
         await asyncio.sleep(WAIT_S)
 

@@ -49,9 +49,7 @@ class Spent(NamedTuple):
 
     def since(self, before: Spent) -> Spent:
         """What was spent between two readings."""
-        return Spent(
-            self.cpu_s - before.cpu_s, self.wal_bytes - before.wal_bytes, self.commits - before.commits
-        )
+        return Spent(self.cpu_s - before.cpu_s, self.wal_bytes - before.wal_bytes, self.commits - before.commits)
 
 
 class Cluster:
@@ -73,7 +71,9 @@ class Cluster:
 
     def settings(self) -> dict[str, str]:
         """The server settings that matter here."""
-        rows = ((name, self._conn.execute(sql.SQL("show {}").format(sql.Identifier(name))).fetchone()) for name in SHOWN)
+        rows = (
+            (name, self._conn.execute(sql.SQL("show {}").format(sql.Identifier(name))).fetchone()) for name in SHOWN
+        )
         return {name: str(row[0]) for name, row in rows if row is not None}
 
     def spent(self, name: str) -> Spent:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from .cluster import Cluster
 from .measure import Round
@@ -30,7 +31,8 @@ class Sizes:
     idle_s: float
 
 
-MODES = {
+Mode = Literal["full", "quick", "tiny"]
+MODES: dict[Mode, Sizes] = {
     "full": Sizes(5, 200_000, 200_000, 8.0, 2_000, 500, 10_000_000, 1_000_000, 300.0, 30.0),
     "quick": Sizes(3, 50_000, 50_000, 3.0, 400, 150, 200_000, 100_000, 20.0, 10.0),
     "tiny": Sizes(1, 2_000, 2_000, 1.0, 20, 20, 2_000, 2_000, 3.0, 1.0),
@@ -74,7 +76,7 @@ class Shape:
     measure: str
     unit: str
     cells: list[Cell]
-    better: str = "higher"
+    better: Literal["higher", "lower"] = "higher"
     rounds: int | None = None
     """How often, when not as often as the others."""
     notes: list[str] = field(default_factory=list)

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import psutil
 import psycopg
@@ -15,7 +16,7 @@ from . import report
 from .cluster import Cluster
 from .limits import LIMITS
 from .measure import Round
-from .plan import MODES, Bench, Cell, Shape
+from .plan import MODES, Bench, Cell, Mode, Shape
 from .shapes import SHAPES
 from .system import BenchError, System
 
@@ -27,7 +28,7 @@ def run(
     systems: Mapping[str, System],
     unavailable: Mapping[str, str],
     *,
-    mode: str,
+    mode: Mode,
     shapes: Sequence[str],
     rounds: int,
     say: Say,
@@ -60,7 +61,7 @@ def run(
         )
     return report.Run(
         started_at=started_at,
-        mode=mode,  # type: ignore[arg-type] - one of MODES
+        mode=mode,
         machine=_machine(),
         postgresql=cluster.settings(),
         systems=titles,
@@ -107,10 +108,8 @@ def _variant(cell: Cell, titles: Mapping[str, report.System]) -> report.System:
 
 
 def _machine() -> report.Machine:
-    cpu = next(
-        (line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
-        platform.processor(),
-    )
+    told = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.split(":", 1)[1].strip() for line in told if line.startswith("model name")), platform.processor())
     return report.Machine(
         cores=os.cpu_count() or 0,
         cpu=cpu,

@@ -78,9 +78,7 @@ class System:
             feeder.end()
 
     @contextmanager
-    def working(
-        self, dsn: str, *, processes: int = 0, concurrency: int = 0, wait_ms: float = 0.0
-    ) -> Iterator[Workers]:
+    def working(self, dsn: str, *, processes: int = 0, concurrency: int = 0, wait_ms: float = 0.0) -> Iterator[Workers]:
         """Its workers, ended by SIGTERM afterwards; 0: as the program describes itself."""
         processes = processes or self.described.processes
         concurrency = concurrency or self.described.concurrency
@@ -97,7 +95,11 @@ class System:
 
     def _run(self, dsn: str, *arguments: str) -> bytes:
         done = subprocess.run(
-            [*self._command, *arguments], env=self._environ(dsn), capture_output=True, timeout=COMMAND_LIMIT_S, check=False
+            [*self._command, *arguments],
+            env=self._environ(dsn),
+            capture_output=True,
+            timeout=COMMAND_LIMIT_S,
+            check=False,
         )
         if done.returncode:
             raise BenchError(f"{self.name} {' '.join(arguments)}: exit code {done.returncode}: {_tail(done.stderr)}")

@@ -26,12 +26,12 @@ class Sheet:
         self.on_seats: dict[int, int] = {}
         self.order: list[int] = []
 
-    def started(self, seat: int, job_id: int, attempt: int, kind: int, began_ns: int) -> None:
+    def started(self, seat: int, job_id: int, attempt: int, kind: int, began: float) -> None:
         assert seat not in self.on_seats
         self.on_seats[seat] = job_id
         self.order.append(job_id)
 
-    def finished(self, seat: int) -> None:
+    def finished(self, seat: int, job_id: int, attempt: int) -> None:
         del self.on_seats[seat]
 
 

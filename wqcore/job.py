@@ -125,7 +125,7 @@ class RunSide(Protocol):
     def stopping(self, job: Job) -> bool: ...
 
 
-class Job:
+class Job(msgspec.Struct, eq=False, gc=False):
     """One run of one job, as its handler sees it.
 
     Attributes:
@@ -138,13 +138,10 @@ class Job:
         metadata (bytes | None): JSON as stored.
     """
 
-    __slots__ = ("_output", "_row", "_run_side", "queue")
-
-    def __init__(self, row: tuple[Any, ...], queue: str, run_side: RunSide) -> None:
-        self._row = row
-        self.queue = queue
-        self._run_side = run_side
-        self._output: str | None = None
+    _row: tuple[Any, ...]
+    queue: str
+    _run_side: RunSide
+    _output: str | None = None
 
     @property
     def id(self) -> int:

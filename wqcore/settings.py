@@ -120,7 +120,7 @@ class Queue(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     poll_interval_s: Annotated[float, Meta(ge=0.05, le=3600)] = 1.0
     fetch_cooldown_s: Annotated[float, Meta(ge=0, le=60)] = 0.1
     prefetch_s: Annotated[float, Meta(ge=0, le=10)] = 0.05
-    batch_max: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+    batch_max: Annotated[int, Meta(ge=1, le=10_000)] = 2000
     max_per_key: Annotated[int, Meta(ge=1, le=100_000)] = 1
     rate: Rate | UnsetType = UNSET
     rate_per_key: Rate | UnsetType = UNSET

@@ -96,13 +96,14 @@ class Shard:
             channel=self._channel,
             reply_timeout_s=settings.database.statement_timeout_s,
         )
+        self._wake = asyncio.Event()
         self.executor = Executor(
             queue=queue,
             workers=workers,
             catalog=catalog,
             sheet=sheet,
             run_side=self,
-            on_change=self._poke,
+            on_change=self._wake.set,
             cancel_grace_s=settings.process.cancel_grace_s,
             log_all_tasks=settings.logging.tasks == "all",
         )
@@ -121,7 +122,6 @@ class Shard:
         self._looks = Looks(poll_interval_s=self._queue.poll_interval_s, dead_after_s=settings.process.dead_after_s)
         self._progress = Progress(self._protocol)
         self._gone = Gone(self._protocol)
-        self._wake = asyncio.Event()
         self._registered = False
         self._draining = False
         self._leave_now = False
@@ -285,7 +285,7 @@ class Shard:
         self._took(turned, limit, held, outcomes, passed_over=bool(busy_keys))
         if self._progress.written:
             await self._progress.forget_ended(held)
-        if turned.done_count != len(outcomes.done_ids):
+        if turned.done_count != len(outcomes.done):
             await self._find_unacknowledged(outcomes.done_ids)
         if len(self._gone.completed_tx) > COMPLETED_TX_MAX:
             self._gone.completed_tx.intersection_update(executor.held())

@@ -20,13 +20,14 @@ from wqcore.db.connect import TURN_SETTINGS, BigIntArray
 from wqcore.db.statements import Statements
 from wqcore.job import Row
 from wqcore.line.lanes import Lanes
+from wqcore.settings import Queue
 
 from ..bench_handlers import BenchNoop
 from ..cluster import Cluster
 from ..measure import Round, fresh
 from ..system import BenchError, System
 
-BATCH = 1000
+BATCH = Queue().batch_max
 SLOTS = 16
 PROCESSES = 2
 

@@ -115,4 +115,3 @@ def _run(database: Database, script: str, jobs: int, batch: int, count: str, mor
         "wal_bytes_job": spent.wal_bytes / jobs,
         "commits_job": spent.commits / jobs,
     }
-

@@ -92,7 +92,7 @@ async def producer(dsn: str) -> AsyncIterator[Producer]:
 
 async def handle(job: Any) -> None:
     """The job."""
-    probe.count(probe.number_of(json.loads(job.payload)["id"]))
+    probe.count(json.loads(job.payload)["id"])
     if program.WAIT_S:
         await asyncio.sleep(program.WAIT_S)
 

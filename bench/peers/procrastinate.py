@@ -46,7 +46,7 @@ logging.getLogger("procrastinate.blueprints").setLevel(logging.ERROR)
 
 async def handle(id: str) -> None:
     """The job."""
-    probe.count(probe.number_of(id))
+    probe.count(id)
     if program.WAIT_S:
         await asyncio.sleep(program.WAIT_S)
 

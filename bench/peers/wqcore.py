@@ -8,11 +8,11 @@ Inserts use the client without an event loop: a producer that does nothing else 
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -113,10 +113,9 @@ async def work(dsn: str, concurrency: int) -> None:
             f"[queues.default]\nworkers = {queue.workers}\nprocesses = {queue.processes}\n"
         )
         config.flush()
-        master = subprocess.Popen([sys.executable, "-m", "wqcore", "--config", config.name], cwd=Path.cwd())
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: master.terminate())
-        if master.wait() != 0:
+        master = await asyncio.create_subprocess_exec(sys.executable, "-m", "wqcore", "--config", config.name)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, master.terminate)
+        if await master.wait() != 0:
             sys.exit(f"the master ended with {master.returncode}")
 
 

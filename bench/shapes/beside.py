@@ -73,7 +73,9 @@ def readers(database: Database, system: System) -> Iterator[None]:
 
 def snapshot(bench: Bench) -> Shape:
     """Drains with and without an old snapshot."""
-    return _shape(bench, "old_snapshot", "Beside an old snapshot", "an open snapshot taken before the drain", old_snapshot)
+    return _shape(
+        bench, "old_snapshot", "Beside an old snapshot", "an open snapshot taken before the drain", old_snapshot
+    )
 
 
 def writer(bench: Bench) -> Shape:
@@ -86,7 +88,11 @@ def writer(bench: Bench) -> Shape:
 def scans(bench: Bench) -> Shape:
     """Drains with and without readers."""
     return _shape(
-        bench, "readers", "Beside four scanning readers", f"{READERS} readers that count the table again and again", readers
+        bench,
+        "readers",
+        "Beside four scanning readers",
+        f"{READERS} readers that count the table again and again",
+        readers,
     )
 
 
@@ -125,13 +131,12 @@ def _slope(bench: Bench, system: System, found: Shape) -> Round:
     round_, progress = steady(bench.cluster, system, bench.sizes.slope_s, beside=old_snapshot)
     window_ns = min(WINDOW_S, bench.sizes.slope_s / 5) * 1e9
     began = progress[0][0] + int(1e9)
-    line, last, position = [], (began, 0), 0
+    line, last = [], (began, 0)
     for at, total in progress:
         if at >= last[0] + window_ns:
             if last[1]:
                 line.append([(at - began) / 1e9, (total - last[1]) / (at - last[0]) * 1e9])
             last = (at, total)
-        position += 1
     found.series[system.described.title] = line
     fifth = max(1, len(line) // 5)
     first = sum(rate for _, rate in line[:fifth]) / fifth

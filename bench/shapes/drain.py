@@ -17,7 +17,9 @@ def shape(bench: Bench) -> Shape:
     ]
     if "wqcore" in bench.systems:
         cells += [
-            Cell(name, limit.title, partial(limit.drain, bench.cluster, bench.systems["wqcore"], bench.sizes.drain_jobs))
+            Cell(
+                name, limit.title, partial(limit.drain, bench.cluster, bench.systems["wqcore"], bench.sizes.drain_jobs)
+            )
             for name, limit in LIMITS.items()
         ]
     return Shape(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import psycopg
-
 from wqcore.client import SyncClient
 from wqcore.line.insert import InsertOptions
 
@@ -83,9 +81,7 @@ def _behind_blocked(bench: Bench, system: System, blocked: int, free: int) -> Ro
         with system.feeder(database.dsn) as feeder:
             feeder.insert(free)
         database.settle()
-        with psycopg.connect(database.dsn, autocommit=True) as conn:
-            row = conn.execute("select min(id) from wqcore.job where kind = 'benchNoop'").fetchone()
-        first = row[0] if row else None
+        first = int(database.scalar("select min(id) from wqcore.job where kind = 'benchNoop'"))
         return drained(database, system, free, finished=partial(_none_from, database, first))
 
 

@@ -109,7 +109,5 @@ def _lateness(database: Database, system: System, count: int) -> Round:
             return len(entered) >= count
 
         workers.until(all_entered, START_LIMIT_S + SPACING_S * count)
-    late_ms = sorted(
-        (entered[number] + wall_ns - at.timestamp() * 1e9) / 1e6 for number, at in enumerate(times)
-    )
+    late_ms = sorted((entered[number] + wall_ns - at.timestamp() * 1e9) / 1e6 for number, at in enumerate(times))
     return {f"late_p{percent}_ms": late_ms[min(count - 1, count * percent // 100)] for percent in (50, 99)}

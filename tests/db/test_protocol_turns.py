@@ -35,11 +35,15 @@ def add(database: Fresh, *, slot: int = 0, priority: int = 1, conn: Any = None, 
     return int((conn or database.conn).execute(text, list(columns.values())).fetchone()[0])
 
 
+def claimed(id_: int, revision: int) -> tuple[object, ...]:
+    """A row as a turn returns it, as far as an acknowledgement looks at it."""
+    return tuple({Row.ID: id_, Row.REVISION: revision}.get(column) for column in range(Row.METADATA + 1))
+
+
 def done(*rows: tuple[int, int]) -> Outcomes:
     outcomes = Outcomes()
     for id_, revision in rows:
-        outcomes.done_ids.append(id_)
-        outcomes.done_revisions.append(revision)
+        outcomes.done.append(claimed(id_, revision))
         outcomes.done_began.append(clock.monotonic())
     return outcomes
 

@@ -49,7 +49,7 @@ def test_a_deleted_job_is_dropped_for_as_long_as_a_turn_can_bring_it_back() -> N
 
 def test_a_job_that_comes_a_second_time_as_a_due_one_is_dropped() -> None:
     gone, outcomes = Gone(Table().protocol()), Outcomes()
-    outcomes.done_ids, outcomes.done_revisions = [4, 5], [1, 1]
+    outcomes.done = [row(4, revision=1), row(5, revision=1)]
     rows = [row(3, run_at=7), row(4, run_at=7), row(5, run_at=7, revision=2), row(6, run_at=7)]
     assert gone.sift(rows, [3], outcomes) == [rows[2], rows[3]]
 

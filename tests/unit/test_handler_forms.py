@@ -226,7 +226,7 @@ async def test_a_plain_handler_is_called_without_a_wrapper(room: Room) -> None:
 
     room.kind("k", handler)
     executor = room.start()
-    assert executor._kinds["k"][2] is handler
+    assert executor._kinds["k"].call is handler
 
 
 def test_a_middleware_or_hook_that_cannot_work_is_refused(catalog: Catalog) -> None:

@@ -258,8 +258,7 @@ async def test_an_output_is_written_with_the_completion() -> None:
         job.output({"first": 1})
         job.output(["second", args.n])
 
-    kind, number, _ = room.executor._kinds["k"]
-    room.executor._kinds["k"] = (kind, number, handler)
+    room.executor._kinds["k"].call = handler
     room.executor.add([row(1, args=b'{"n": 4}')])
     await room.until(1)
     [ended] = room.executor.outcomes.ended

@@ -113,7 +113,7 @@ def test_an_error_whose_text_raises_is_still_an_error() -> None:
 
 def test_outcomes_that_could_not_be_sent_go_first_next_time() -> None:
     sent, newer = Outcomes(), Outcomes()
-    sent.done_ids, newer.done_ids = [1], [2]
+    sent.done, newer.done = [(1, *ROW[1:])], [(2, *ROW[1:])]
     sent.again.append(Again(3, 0, 1, 0.0, None))
     assert not Outcomes()
     newer.absorb(sent)
@@ -138,12 +138,12 @@ def test_a_job_counts_as_started_from_its_start_until_it_is_acknowledged() -> No
     sheet = Board([2]).sheets[0]
     sheet.assign(77, 1)
     sheet.set_kinds(["a", "b"])
-    sheet.started(0, 101, 0, 1, 5)
+    sheet.started(0, 101, 0, 1, 5.5)
     sheet.started(1, 102, 3, 9, 6)
-    assert sheet.running() == [(101, 0, "b", 5), (102, 3, "#9", 6)]
-    sheet.finished(0)
+    assert sheet.running() == [(101, 0, "b", 5.5), (102, 3, "#9", 6)]
+    sheet.finished(0, 101, 0)
     mark = sheet.mark()
-    sheet.finished(1)
+    sheet.finished(1, 102, 3)
     assert sheet.running() == []
     assert sorted(sheet.started_jobs()) == [(101, 0), (102, 3)]
     sheet.acknowledged(mark)
@@ -158,7 +158,7 @@ def test_the_ring_turns_and_each_sheet_is_its_own() -> None:
     second.started(0, 5, 0, 0, 0)
     for number in range(1, RING_JOBS_MAX + 11):
         first.started(0, number, 0, 0, 0)
-        first.finished(0)
+        first.finished(0, number, 0)
         first.acknowledged(max(0, first.mark() - 3))
     assert sorted(first.started_jobs()) == [(RING_JOBS_MAX + n, 0) for n in (8, 9, 10)]
     assert second.started_jobs() == [(5, 0)]

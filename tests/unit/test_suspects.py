@@ -23,10 +23,10 @@ class PaperSheet:
     def __init__(self) -> None:
         self.on: dict[int, int] = {}
 
-    def started(self, seat: int, job_id: int, attempt: int, kind: int, began_ns: int) -> None:
+    def started(self, seat: int, job_id: int, attempt: int, kind: int, began: float) -> None:
         self.on[seat] = job_id
 
-    def finished(self, seat: int) -> None:
+    def finished(self, seat: int, job_id: int, attempt: int) -> None:
         del self.on[seat]
 
 
@@ -76,8 +76,7 @@ class Bench:
     def settle(self) -> None:
         outcomes = self.executor.outcomes
         self.done += outcomes.done_ids
-        outcomes.done_ids.clear()
-        outcomes.done_revisions.clear()
+        outcomes.done.clear()
         outcomes.done_began.clear()
         self.executor.settled()
 

@@ -86,7 +86,8 @@ class Demand:
         since, before = self._rate_from
         if now - since >= RATE_OVER_S:
             rate = (completed - before) / (now - since)
-            self._rate = rate if not self._rate else 0.7 * self._rate + 0.3 * rate
+            # up at once, or a backlog would be met with small fetches for a tenth of a second; down slowly
+            self._rate = max(rate, 0.7 * self._rate + 0.3 * rate)
             self._rate_from = (now, completed)
             wanted = int(self._rate * self._prefetch_s)
             self._prefetch = 0 if self.at_most_once else min(wanted, 4 * self._batch_max)

@@ -53,6 +53,28 @@ _ID, _KIND, _REVISION, _ATTEMPT, _MAX_ATTEMPTS, _DEATHS, _SERIAL_KEY, _ARGS = (
 REPLACED = "replaced by a newer job of its job key before it started"
 
 
+class Runnable:
+    """What a seat needs to run a kind, one look away each."""
+
+    __slots__ = ("call", "decode", "kind", "number", "stats", "timeout_s")
+
+    def __init__(
+        self,
+        kind: Kind,
+        number: int,
+        call: Handler,
+        decode: Callable[[bytes], Any],
+        timeout_s: float,
+        stats: KindStats,
+    ) -> None:
+        self.kind = kind
+        self.number = number
+        self.call = call
+        self.decode = decode
+        self.timeout_s = timeout_s
+        self.stats = stats
+
+
 class Executor(Waiting):
     """The seats of one shard, the jobs that wait for one, and what became of those that ran."""
 
@@ -74,7 +96,7 @@ class Executor(Waiting):
         self.low_water = 0
         self.threads = Threads(queue)
         self._catalog = catalog
-        self._kinds: dict[str, tuple[Kind, int, Handler]] = {}
+        self._kinds: dict[str, Runnable] = {}
         self._sheet = sheet
         self._cancel_grace_s = cancel_grace_s
         self._log_all = log_all_tasks
@@ -90,8 +112,10 @@ class Executor(Waiting):
         current.follow(loop)
         for number, kind in enumerate(self._catalog):
             if kind.handler is not None:
+                self.stats.setdefault(kind.name, KindStats())
                 call = around.composed(self._caller(kind, kind.handler), self._catalog.work_middleware)
-                self._kinds |= dict.fromkeys((kind.name, *kind.aliases), (kind, number, call))
+                runnable = Runnable(kind, number, call, kind.decode, kind.timeout_s, self.stats[kind.name])
+                self._kinds |= dict.fromkeys((kind.name, *kind.aliases), runnable)
         for seat in self._seats:
             seat.stand_on(loop)
             self._occupy(seat)
@@ -194,12 +218,18 @@ class Executor(Waiting):
         self._wake_one()
 
     async def _sit(self, seat: Seat) -> None:
-        """The life of a seat: job after job, until one leaves the task unfit for another."""
+        """The life of a seat: job after job, until one leaves the task unfit for another.
+
+        All of a job's way is in this one loop, because a call a job is a twentieth of what a job costs here.
+        """
         loop = asyncio.get_running_loop()
         clean_context = contextvars.copy_context()
-        task = seat.task
+        task, index, queue, kinds, counters = seat.task, seat.index, self.queue, self._kinds, self.counters
+        take, started, finished, monotonic = self._next, self._sheet.started, self._sheet.finished, clock.monotonic
+        log_all = self._log_all
+        now = monotonic()
         while True:
-            row = self._next()
+            row = take()
             if row is None:
                 seat.idle = loop.create_future()
                 self._idle.append(seat)
@@ -207,74 +237,74 @@ class Executor(Waiting):
                     await seat.idle
                 finally:
                     seat.idle = None
-                self._burst_began = clock.monotonic()
+                self._burst_began = now = monotonic()
                 continue
-            if self.waiting and self._idle:
+            if self._idle and self.waiting:
                 self._wake_one()
             self.running += 1
-            now = await self._run(seat, row)
+            found = kinds.get(row[_KIND])
+            if found is None or row[_MAX_ATTEMPTS] == 0:
+                self._not_run(row, now, known=found is not None)
+            else:
+                seat.began = began = now
+                started(index, row[_ID], row[_ATTEMPT], found.number, began)
+                seat.deadline = began + found.timeout_s
+                seat.row = row
+                if row[_DEATHS]:
+                    self._leave_alone(seat, row)
+                if log_all:
+                    log.info("Task started", extra=self._log_fields(row))
+                seat.job = job = Job(row, queue, seat)
+                try:
+                    await found.call(found.decode(row[_ARGS]), job)
+                except BaseException as error:  # every way out of a handler is an outcome: SystemExit, cancellation too
+                    self._record(seat, row, found.kind, began, error)
+                    self._on_change()
+                else:
+                    outcomes = self.outcomes  # read only now: the shard swaps it while handlers wait
+                    if job._output is None:
+                        outcomes.done.append(row)
+                        outcomes.done_began.append(began)
+                    else:
+                        outcomes.ended.append(Ended(row[_ID], row[_REVISION], began, "completed", None, job._output))
+                    counters.completed += 1
+                    if log_all:
+                        log.info("Task completed", extra=self._log_fields(row, began))
+                now = monotonic()
+                seat.row = seat.job = None
+                if self._alone is seat:
+                    self._let_others_in()
+                if seat.why is not None:
+                    seat.why, seat.stuck = None, False
+                finished(index, row[_ID], row[_ATTEMPT])
+                stats = found.stats
+                stats.runs += 1
+                stats.seconds += now - began
             self.running -= 1
             if row[_SERIAL_KEY] is not None:
                 self.pass_on(row[_SERIAL_KEY])
-            if self.waiting <= self.low_water or len(self.outcomes) >= self.flush_at:
+            if self.waiting <= self.low_water or len(self.outcomes.done) >= self.flush_at:
                 self._on_change()
             if task is not None and (task.cancelling() or contextvars.copy_context() != clean_context):
                 self._occupy(seat)
                 return
             if now - self._burst_began > BURST_S:
                 await asyncio.sleep(0)
-                self._burst_began = clock.monotonic()
+                self._burst_began = now = monotonic()
 
-    async def _run(self, seat: Seat, row: tuple[Any, ...]) -> float:
-        """Runs one job and records its outcome; returns the monotonic time of its end."""
-        found = self._kinds.get(row[_KIND])
-        seat.began = began = clock.monotonic()
-        if found is None:
-            self._unknown_kind(row, began)
-            return began
-        if row[_MAX_ATTEMPTS] == 0:
-            self.counters.cancelled += 1
-            self._end(row, began, "cancelled", REPLACED, started=False)
-            return began
-        kind, number, call = found
-        self._sheet.started(seat.index, row[_ID], row[_ATTEMPT], number, int(began * 1e9))
-        seat.deadline = began + kind.timeout_s
-        seat.row = row
-        if row[_DEATHS]:
-            self._alone = seat
-            if row[_DEATHS] == 1:
-                asyncio.get_running_loop().call_later(SUSPECT_HEAD_START_S, self._head_start_over, seat, row)
-        if self._log_all:
-            log.info("Task started", extra=self._log_fields(row))
-        seat.job = job = Job(row, self.queue, seat)
-        try:
-            await call(kind.decode(row[_ARGS]), job)
-        except BaseException as error:  # every way out of a handler is an outcome: also SystemExit, also cancellation
-            self._record(seat, row, kind, began, error)
-        else:
-            outcomes = self.outcomes  # read only now: the shard swaps it while handlers wait
-            if job._output is None:
-                outcomes.done_ids.append(row[_ID])
-                outcomes.done_revisions.append(row[_REVISION])
-                outcomes.done_began.append(began)
-            else:
-                outcomes.ended.append(Ended(row[_ID], row[_REVISION], began, "completed", None, job._output))
-            self.counters.completed += 1
-            if self._log_all:
-                log.info("Task completed", extra=self._log_fields(row, began))
-        now = clock.monotonic()
-        seat.row = seat.job = None
-        if self._alone is seat:
-            self._let_others_in()
-        seat.why = None
-        seat.stuck = False
-        self._sheet.finished(seat.index)
-        stats = self.stats.get(kind.name)
-        if stats is None:
-            stats = self.stats[kind.name] = KindStats()
-        stats.runs += 1
-        stats.seconds += now - began
-        return now
+    def _not_run(self, row: tuple[Any, ...], now: float, *, known: bool) -> None:
+        """A job that is not run: its kind is unknown, or its job key was taken from it after its claim."""
+        if not known:
+            self._unknown_kind(row, now)
+            return
+        self.counters.cancelled += 1
+        self._end(row, now, "cancelled", REPLACED, started=False)
+
+    def _leave_alone(self, seat: Seat, row: tuple[Any, ...]) -> None:
+        """Nothing else starts beside a job that a process has died with: for a while, or until it ends."""
+        self._alone = seat
+        if row[_DEATHS] == 1:
+            asyncio.get_running_loop().call_later(SUSPECT_HEAD_START_S, self._head_start_over, seat, row)
 
     async def _sweep(self) -> None:
         """Cancels handlers that are over their time, and counts those that do not end even so."""

@@ -17,6 +17,8 @@ from wqcore.job import ERROR_TEXT_CHARS_MAX, Row
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
+_ID, _REVISION = Row.ID, Row.REVISION
+
 
 class Again(NamedTuple):
     """A job that runs again. `error` is None for a snooze, which leaves `attempt` as it was."""
@@ -45,17 +47,27 @@ class Outcomes:
     """What one shard has to tell the database."""
 
     def __init__(self) -> None:
-        self.done_ids: list[int] = []
-        self.done_revisions: list[int] = []
+        self.done: list[tuple[Any, ...]] = []
+        """The rows of completed jobs; `done_began` says when each run began (monotonic)."""
         self.done_began: list[float] = []
         self.again: list[Again] = []
         self.ended: list[Ended] = []
 
     def __len__(self) -> int:
-        return len(self.done_ids) + len(self.again) + len(self.ended)
+        return len(self.done) + len(self.again) + len(self.ended)
 
     def __bool__(self) -> bool:
-        return bool(self.done_ids or self.again or self.ended)
+        return bool(self.done or self.again or self.ended)
+
+    @property
+    def done_ids(self) -> list[int]:
+        """The ids of completed jobs."""
+        return [row[_ID] for row in self.done]
+
+    @property
+    def done_revisions(self) -> list[int]:
+        """Their revisions, in the same order."""
+        return [row[_REVISION] for row in self.done]
 
     def ids(self) -> list[int]:
         """The ids of all jobs in here."""
@@ -63,8 +75,7 @@ class Outcomes:
 
     def absorb(self, other: Outcomes) -> None:
         """Takes over what `other` has; used when a turn failed and must be sent again."""
-        self.done_ids[:0] = other.done_ids
-        self.done_revisions[:0] = other.done_revisions
+        self.done[:0] = other.done
         self.done_began[:0] = other.done_began
         self.again[:0] = other.again
         self.ended[:0] = other.ended

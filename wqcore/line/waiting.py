@@ -39,7 +39,8 @@ class Waiting(Ledger):
         self.settling = False
         self._on_change = on_change
         self._tiers: dict[int, deque[tuple[Any, ...]]] = {}
-        self._order: list[int] = []
+        self._lines: list[deque[tuple[Any, ...]]] = []
+        """The tiers, the highest first."""
         self._granted: set[int] = set()
         self._refill: asyncio.TimerHandle | None = None
         self._suspects: deque[tuple[Any, ...]] = deque()
@@ -71,9 +72,9 @@ class Waiting(Ledger):
 
     def rank_again(self) -> None:
         """Puts the waiting jobs where their age has brought them."""
-        rows = [row for priority in self._order for row in self._tiers[priority]]
+        rows = [row for line in self._lines for row in line]
         self._tiers.clear()
-        self._order = []
+        self._lines = []
         for row in rows:
             self._tier(self._rank(row)).append(row)
 
@@ -82,7 +83,7 @@ class Waiting(Ledger):
         tier = self._tiers.get(priority)
         if tier is None:
             tier = self._tiers[priority] = deque()
-            self._order = sorted(self._tiers, reverse=True)
+            self._lines = [self._tiers[rank] for rank in sorted(self._tiers, reverse=True)]
         return tier
 
     def give_back(self, slots: set[int] | None = None) -> list[tuple[Any, ...]]:
@@ -116,8 +117,7 @@ class Waiting(Ledger):
             return None
         if self._suspects:
             return self._next_suspect()
-        for priority in self._order:
-            tier = self._tiers[priority]
+        for tier in self._lines:
             while tier:
                 row = tier.popleft()
                 self.waiting -= 1

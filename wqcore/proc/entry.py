@@ -227,7 +227,7 @@ async def _keep(post: Post, program: Program, sheet: Sheet) -> int:
                     "completed": other.completed,
                     "failed": other.failed,
                     "running": [
-                        [job.id, job.attempt, job.kind, round((now - job.began_ns) / 1e9, 1)] for job in jobs[:RUNNING_SHOWN_MAX]
+                        [job.id, job.attempt, job.kind, round(now / 1e9 - job.began, 1)] for job in jobs[:RUNNING_SHOWN_MAX]
                     ],
                     "running_count": len(jobs),
                 }

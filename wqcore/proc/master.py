@@ -200,7 +200,7 @@ class Master:
                     )
             elif silent > self._orders.loop_stuck_s and not suspended(child.pid):
                 jobs = ", ".join(
-                    f"job {job.id} ({job.kind}, for {now - job.began_ns / 1e9:.1f} s)" for job in child.sheet.running()
+                    f"job {job.id} ({job.kind}, for {now - job.began:.1f} s)" for job in child.sheet.running()
                 )
                 self._abort(child, now, f"loop stuck for {silent:.1f} s; running: {jobs or 'no job'}")
             elif silent > self._orders.dead_after_s and child.place.queue and suspended(child.pid):
@@ -322,7 +322,7 @@ class Master:
             return
         jobs = [job for child in workers for job in child.sheet.running()]
         if self._said_at or jobs:
-            shown = ", ".join(f"{job.kind} {job.id} ({now - job.began_ns / 1e9:.0f} s)" for job in jobs[:5])
+            shown = ", ".join(f"{job.kind} {job.id} ({now - job.began:.0f} s)" for job in jobs[:5])
             more = f" and {len(jobs) - 5} more" if len(jobs) > 5 else ""
             self._say(
                 f"draining: waiting for {len(jobs)} running jobs: {shown}{more}" if jobs else "draining: flushing"

@@ -232,7 +232,7 @@ def _ran(job_id: int, outcomes: Outcomes) -> Ran:
         ended = outcomes.ended[0]
         output = None if ended.output is None else msgspec.json.decode(ended.output)
         return Ran(id=job_id, state=JobState(ended.outcome), output=output, **_error(ended.error))
-    if not outcomes.done_ids:
+    if not outcomes.done:
         raise LeaseLost(f"the run of job {job_id} ended without an outcome")
     return Ran(id=job_id, state=JobState.COMPLETED)
 

@@ -16,7 +16,7 @@ done as (
     delete from {schema}.job j
      using me, unnest(%(done_ids)s::bigint[], %(done_revisions)s::bigint[], %(done_ago_us)s::bigint[])
                as f (id, revision, ago_us)
-     where j.id = f.id and j.revision = f.revision
+     where j.id = f.id and j.revision = coalesce(f.revision, 0)
     returning j.id, j.queue, j.kind, j.priority, j.attempt, j.max_attempts, j.deaths, j.serial_key, j.job_key,
               j.unique_key, j.created_at, j.args, j.metadata, j.errors, f.ago_us
 ),
