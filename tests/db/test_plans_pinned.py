@@ -29,9 +29,25 @@ TURN: dict[str, Any] = {
     "due_after_id": CURSORS, "exclude": BigIntArray([1, 2]), "busy_keys": ["a"], "n": 100, "turn": 2,
     "since": 1, "held": BigIntArray([1]), "changed": True,
 }
+RETRY: dict[str, Any] = {
+    "shard": 1, "ids": BigIntArray([1, 2]), "revisions": BigIntArray([0, 0]), "attempts": BigIntArray([1, 1]),
+    "delays_s": BigIntArray([1, 1]), "errors": ["a", "b"], "errors_kept": 10,
+}
+END: dict[str, Any] = {
+    "shard": 1, "ids": BigIntArray([1, 2]), "revisions": BigIntArray([0, 0]), "ago_us": BigIntArray([1, 1]),
+    "outcomes": ["discarded", "discarded"], "errors": ["a", "b"], "outputs": ["1", "2"], "started": ["t", "f"],
+    "errors_kept": 10,
+}
+RESCUE: dict[str, Any] = {
+    "shard": 1, "started_ids": BigIntArray([1, 2]), "started_attempts": BigIntArray([0, 0]), "deaths_max": 3,
+    "reason": "x", "suspect_rest": True, "channel": "c",
+}
 STATISTICS = {
     "an empty table": "update pg_class set reltuples = 0, relpages = 0 where oid = any(%s)",
     "ten million rows": "update pg_class set reltuples = 1e7, relpages = 200000 where oid = any(%s)",
+    "an analysis that met three rows on many pages": (
+        "update pg_class set reltuples = 3, relpages = 5000 where oid = any(%s)"
+    ),
     "never analysed": "update pg_class set reltuples = -1, relpages = 0 where oid = any(%s)",
 }
 
@@ -66,10 +82,13 @@ def test_the_turn_and_the_look_ride_their_indexes(database: Fresh, statistics: s
             assert {"job_ready", "job_due"} <= on_job, name
             assert on_job <= {"job_ready", "job_due", "job_pkey"}, name
             assert ("job_pkey" in on_job) == (name == "turn")
+        for name, params in (("settle_retry", RETRY), ("settle_end", END), ("rescue", RESCUE)):
+            on_job = {scan for scan in plan(database, name, params) if scan[1] == "job"}
+            assert on_job == {("Index Scan", "job", "job_pkey")}, name
 
 
 def plan(database: Fresh, name: str, params: dict[str, Any]) -> list[tuple[str, str, str | None]]:
-    """(node, relation, index) of every node that reads a table, for the prepared statement as the server plans it."""
+    """(node, relation, index) of every node that reads a table (`of all` without a condition that an index serves), for the prepared statement as the server plans it."""
     text = database.statements[name].decode()
     cursor = psycopg.ClientCursor(database.conn)
     values: dict[str, str] = {}
@@ -98,7 +117,8 @@ def _literal(cursor: psycopg.ClientCursor[Any], value: Any) -> str:
 
 def _scans(node: dict[str, Any]) -> Any:
     if "Relation Name" in node and node["Node Type"] not in ("ModifyTable",):
-        yield node["Node Type"], node["Relation Name"], node.get("Index Name")
+        kind = node["Node Type"] if "Index Cond" in node else f"{node['Node Type']} of all"
+        yield kind, node["Relation Name"], node.get("Index Name")
     for inner in node.get("Plans", []):
         yield from _scans(inner)
 
@@ -108,8 +128,9 @@ _TYPES = {
     "turn": "bigint", "since": "bigint", "changed": "boolean", "floor": "bigint",
     "xid": "bigint", "id": "bigint", "upto": "bigint", "after": "bigint", "scan": "bigint", "reason": "text",
     "whole": "boolean", "unfinished": "boolean", "running_too": "boolean", "history": "text", "serial_key": "text",
-    "job_key": "text", "error": "text", "older_s": "float8", "newer_s": "float8", "older_at": "timestamptz",
+    "job_key": "text", "error": "text", "delays_s": "float8[]", "started": "boolean[]", "errors_kept": "integer",
+    "deaths_max": "integer", "suspect_rest": "boolean", "channel": "text", "older_s": "float8", "newer_s": "float8", "older_at": "timestamptz",
     "newer_at": "timestamptz", "priority_min": "integer", "priority_max": "integer",
 } | dict.fromkeys(
-    ("kinds", "queues", "states", "outcomes", "arg_paths", "arg_values", "metadata_paths", "metadata_values"), "text[]"
+    ("errors", "outputs", "kinds", "queues", "states", "outcomes", "arg_paths", "arg_values", "metadata_paths", "metadata_values"), "text[]"
 )

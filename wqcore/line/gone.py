@@ -69,6 +69,6 @@ def without_known(rows: list[tuple[Any, ...]], held: list[int], outcomes: Outcom
     comes up a second time, among the due ones that follow the ready ones in a reply. If it still has something to
     do when its run has ended, the acknowledgement finds another revision, or a look finds it unclaimed.
     """
-    acknowledged = set(zip(outcomes.done_ids, outcomes.done_revisions, strict=True))
+    acknowledged = {(row[Row.ID], row[Row.REVISION]) for row in outcomes.done}
     known = set(held)
     return [row for row in rows if row[Row.ID] not in known and (row[Row.ID], row[Row.REVISION]) not in acknowledged]

@@ -64,10 +64,22 @@ class Outcomes:
         """The ids of completed jobs."""
         return [row[_ID] for row in self.done]
 
-    @property
-    def done_revisions(self) -> list[int]:
-        """Their revisions, in the same order."""
-        return [row[_REVISION] for row in self.done]
+    def completed(self, now: float, *, keep: bool) -> tuple[list[int], list[int], list[int]]:
+        """The completed jobs for a turn: ids in rising order, their revisions, and µs since each run began.
+
+        Revisions are left out when all are 0, as nearly always, and times when no history is to be kept.
+        """
+        ids = self.done_ids
+        changed = any([row[_REVISION] for row in self.done])
+        if not changed and not keep:
+            return sorted(ids), [], []
+        order = sorted(range(len(ids)), key=ids.__getitem__)
+        done, began = self.done, self.done_began
+        return (
+            [ids[at] for at in order],
+            [done[at][_REVISION] for at in order] if changed else [],
+            [int((now - began[at]) * 1e6) for at in order] if keep else [],
+        )
 
     def ids(self) -> list[int]:
         """The ids of all jobs in here."""

@@ -108,15 +108,15 @@ class Protocol:
         changed: bool,
     ) -> Turned:
         """Acknowledges `done` and claims up to `limit` ready and `limit` due rows; `held` is what the shard keeps."""
-        now, keep = clock.monotonic(), self.keep_completed_hours
+        keep = self.keep_completed_hours
+        done_ids, revisions, ago_us = done.completed(clock.monotonic(), keep=keep > 0)
         self._turn += 1
         rows = await self._send(
             "turn",
-            durable=bool(done.done),
-            done_ids=BigIntArray(done.done_ids),
-            # an array that is left short counts as zeros: revisions are, and times are not kept without a history
-            done_revisions=BigIntArray(revisions if any(revisions := done.done_revisions) else []),
-            done_ago_us=BigIntArray([int((now - began) * 1e6) for began in done.done_began] if keep else []),
+            durable=bool(done_ids),
+            done_ids=BigIntArray(done_ids),
+            done_revisions=BigIntArray(revisions),
+            done_ago_us=BigIntArray(ago_us),
             keep_hours=keep,
             **(_lanes(lanes) if limit else _NO_LANES),
             exclude=BigIntArray(exclude),

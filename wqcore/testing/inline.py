@@ -182,10 +182,8 @@ class _Inline:
     async def _settle(self, outcomes: Outcomes) -> None:
         """Writes the outcome; completed jobs too, so that one statement decides by the queue's retention."""
         done = [
-            Ended(job_id, revision, began, "completed", None)
-            for job_id, revision, began in zip(
-                outcomes.done_ids, outcomes.done_revisions, outcomes.done_began, strict=True
-            )
+            Ended(row[Row.ID], row[Row.REVISION], began, "completed", None)
+            for row, began in zip(outcomes.done, outcomes.done_began, strict=True)
         ]
         await self._protocol.end(done + outcomes.ended)
         await self._protocol.retry(outcomes.again)

@@ -5,5 +5,5 @@ select j.id, j.slot, j.serial_key
   from {schema}.shard s
  cross join lateral (select ids from {schema}.claim c where c.shard = s.id order by c.turn desc limit 1) newest
  cross join lateral unnest(newest.ids) as held (id)
-  join {schema}.job j on j.id = held.id
+  join {schema}.job j on j.id = any(array[held.id])
  where s.queue = %(queue)s and s.id <> %(shard)s and j.slot = any(%(slots)s::bigint[])

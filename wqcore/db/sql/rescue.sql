@@ -19,14 +19,14 @@ permitted as (
 charged as materialized (
     select j.id, j.attempt + 1 >= j.max_attempts as no_attempts, j.deaths + 1 >= %(deaths_max)s as poison, c.reason
       from unnest(%(started_ids)s::bigint[], %(started_attempts)s::bigint[]) as s (id, attempt)
-      join {schema}.job j on j.id = s.id and j.attempt = s.attempt
-      left join {schema}.cancel_request c on c.job = j.id
-     order by j.id
+      join {schema}.job j on j.id = any(array[s.id]) and j.attempt = s.attempt
+      left join {schema}.cancel_request c on c.job = any(array[s.id])
+     order by s.id
        for update of j
 ),
 ended as (
     delete from {schema}.job j using charged c
-     where j.id = c.id and (c.no_attempts or c.poison or c.reason is not null)
+     where j.id = any(array[c.id]) and (c.no_attempts or c.poison or c.reason is not null)
     returning j as job, j.id, j.attempt, j.deaths, c.poison, c.reason
 ),
 answered as (
@@ -46,7 +46,7 @@ again as (
        set attempt = attempt + 1, deaths = deaths + 1, run_at = now(),
            errors = coalesce(errors, '[]')
                || jsonb_build_object('attempt', attempt + 1, 'at', now(), 'error', %(reason)s::text)
-      from charged c where j.id = c.id and not (c.no_attempts or c.poison or c.reason is not null)
+      from charged c where j.id = any(array[c.id]) and not (c.no_attempts or c.poison or c.reason is not null)
     returning j.id
 ),
 rest as (

@@ -10,7 +10,7 @@ done as (
      using me, unnest(%(ids)s::bigint[], %(revisions)s::bigint[], %(ago_us)s::bigint[], %(outcomes)s::text[],
                       %(errors)s::text[], %(outputs)s::text[], %(started)s::boolean[])
                as f (id, revision, ago_us, outcome, error, output, started)
-     where j.id = f.id and j.revision = f.revision
+     where j.id = any(array[f.id]) and j.revision = f.revision
     returning j as job, j.id, j.attempt, f.ago_us, f.outcome, f.error, f.output, f.started
 ),
 answered as (

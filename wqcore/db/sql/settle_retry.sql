@@ -11,14 +11,14 @@ failed as materialized (
       from me
      cross join unnest(%(ids)s::bigint[], %(revisions)s::bigint[], %(attempts)s::bigint[], %(delays_s)s::float8[],
                        %(errors)s::text[]) as f (id, revision, attempt, delay_s, error)
-      join {schema}.job j on j.id = f.id and j.revision = f.revision
-      left join {schema}.cancel_request c on c.job = j.id
+      join {schema}.job j on j.id = any(array[f.id]) and j.revision = f.revision
+      left join {schema}.cancel_request c on c.job = any(array[f.id])
      where f.error is null or j.attempt < f.attempt
-     order by j.id
+     order by f.id
        for update of j
 ),
 ended as (
-    delete from {schema}.job j using failed f where j.id = f.id and (f.superseded or f.reason is not null)
+    delete from {schema}.job j using failed f where j.id = any(array[f.id]) and (f.superseded or f.reason is not null)
     returning j as job, j.id, f.attempt, f.error, f.superseded, f.reason
 ),
 answered as (
@@ -40,7 +40,7 @@ changed as (
                          else case when jsonb_array_length(j.errors) >= %(errors_kept)s then j.errors - 0
                                    else coalesce(j.errors, '[]') end
                               || (f.error::jsonb || jsonb_build_object('at', now())) end
-      from failed f where j.id = f.id and not f.superseded and f.reason is null
+      from failed f where j.id = any(array[f.id]) and not f.superseded and f.reason is null
     returning j.id
 )
 select me.id, (select count(*) from changed) from me
