@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from .cluster import Cluster, Database
+from .cluster import Cluster, Database, Spent
 from .system import BenchError, Feeder, System, Workers
 
 DRAIN_LIMIT_S = 600.0
@@ -116,12 +116,12 @@ def steady(
         inserted = STEADY_CHUNK
         feeder.insert(inserted)
         workers.until(workers.probes.handled, START_LIMIT_S)
-        began: tuple[float, int, float, float] | None = None
+        began: tuple[float, int, float, Spent] | None = None
         end = time.monotonic() + warm_up_s
         while True:
             handled, now = workers.probes.handled(), time.monotonic()
             if now >= end:
-                own, server = feeder.cpu_s() + workers.cpu_s(), database.spent().cpu_s
+                own, server = feeder.cpu_s() + workers.cpu_s(), database.spent()
                 if began is not None:
                     break
                 began, end = (now, handled, own, server), now + seconds
@@ -136,7 +136,9 @@ def steady(
         return {
             "jobs_s": done / (now - began[0]),
             "cpu_us_workers": (own - began[2]) / done * 1e6,
-            "cpu_us_postgresql": (server - began[3]) / done * 1e6,
+            "cpu_us_postgresql": server.since(began[3]).cpu_s / done * 1e6,
+            "wal_bytes_job": server.since(began[3]).wal_bytes / done,
+            "commits_job": server.since(began[3]).commits / done,
         }, workers.probes.progress()
 
 

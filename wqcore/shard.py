@@ -245,7 +245,7 @@ class Shard:
         if outcomes:
             if self._oldest_outcome_at == math.inf:
                 self._oldest_outcome_at = now
-            at_once = executor.has_suspects() or not (executor.running or executor.waiting)
+            at_once = executor.has_suspects() or not (executor.running or executor.waiting or demand.busy)
             return at_once or outcomes >= executor.flush_at or now - self._oldest_outcome_at >= FLUSH_S
         return self._dirty
 

@@ -88,7 +88,8 @@ def test_the_turn_and_the_look_ride_their_indexes(database: Fresh, statistics: s
 
 
 def plan(database: Fresh, name: str, params: dict[str, Any]) -> list[tuple[str, str, str | None]]:
-    """(node, relation, index) of every node that reads a table (`of all` without a condition that an index serves), for the prepared statement as the server plans it."""
+    """(node, relation, index) of every node that reads a table as the server plans the
+    prepared statement; without a condition that an index serves the node is called `… of all`."""
     text = database.statements[name].decode()
     cursor = psycopg.ClientCursor(database.conn)
     values: dict[str, str] = {}
@@ -128,9 +129,12 @@ _TYPES = {
     "turn": "bigint", "since": "bigint", "changed": "boolean", "floor": "bigint",
     "xid": "bigint", "id": "bigint", "upto": "bigint", "after": "bigint", "scan": "bigint", "reason": "text",
     "whole": "boolean", "unfinished": "boolean", "running_too": "boolean", "history": "text", "serial_key": "text",
-    "job_key": "text", "error": "text", "delays_s": "float8[]", "started": "boolean[]", "errors_kept": "integer",
-    "deaths_max": "integer", "suspect_rest": "boolean", "channel": "text", "older_s": "float8", "newer_s": "float8", "older_at": "timestamptz",
+    "job_key": "text", "error": "text", "delays_s": "float8[]",
+    "started": "boolean[]", "errors_kept": "integer", "deaths_max": "integer", "suspect_rest": "boolean", "channel": "text", "older_s": "float8", "newer_s": "float8", "older_at": "timestamptz",
     "newer_at": "timestamptz", "priority_min": "integer", "priority_max": "integer",
 } | dict.fromkeys(
-    ("errors", "outputs", "kinds", "queues", "states", "outcomes", "arg_paths", "arg_values", "metadata_paths", "metadata_values"), "text[]"
+    (
+        "errors", "outputs", "kinds", "queues", "states", "outcomes", "arg_paths", "arg_values", "metadata_paths",
+        "metadata_values",
+    ), "text[]"
 )

@@ -125,8 +125,8 @@ class Client(Front, AsyncControl):
         the items read so far, `skipped` with the position of an item and the id of the job that exists already. The
         first item that is refused rolls everything back and raises as `insert` does.
         """
-        bulk = Bulk(progress, skipped)
         async with self._connection() as conn, conn.transaction():
+            bulk = Bulk(progress, skipped)
             await conn.execute("select pg_current_xact_id()")
             each = _each(items)
             more = True
@@ -134,12 +134,13 @@ class Client(Front, AsyncControl):
                 more = False
                 async with conn.cursor() as cursor, cursor.copy(self._statements["copy"]) as copy:
                     async for item in each:
-                        row = bulk.take(await self._row_known(item))
-                        if row is not None:
-                            await copy.write_row(row)
-                        elif bulk.is_full():
+                        if not bulk.take(await self._row_known(item)):
+                            continue
+                        if bulk.is_full():
                             more = True
                             break
+                        await copy.write(bulk.lines())
+                    await copy.write(bulk.lines())
                 await self._do(bulk.insertion(), conn)
             await self._do(bulk.wakes(self._database.schema), conn)
         return bulk.result()

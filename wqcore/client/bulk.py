@@ -10,9 +10,12 @@ from collections.abc import Callable
 
 from wqcore.db import wake
 from wqcore.db.request import Query, Request
+from wqcore.line import copying
 from wqcore.line.insert import InsertedMany, KeyedJob, NewJob, columns_of
 
 PROGRESS_ROWS = 5_000
+COPY_LINES = 500
+"""Jobs that go into the COPY stream at a time."""
 KEYED_ROWS = 500
 """Jobs with a key of a bulk insert that go into one statement, between two COPYs."""
 
@@ -30,20 +33,28 @@ class Bulk:
         self._progress = progress
         self._skipped = skipped
         self._position = 0
+        self._lines: list[str] = []
         self._wakes: dict[str, set[tuple[int, int]]] = {}
         self._due: set[str] = set()
 
-    def take(self, row: NewJob | KeyedJob) -> NewJob | None:
-        """The row to copy, or None: it has a key and was put aside."""
+    def take(self, row: NewJob | KeyedJob) -> bool:
+        """Takes a job in; True when there is enough to write: `lines`, or, when it `is_full`, an insertion."""
         self._position += 1
         if self._progress is not None and self._position % PROGRESS_ROWS == 0:
             self._progress(self._position)
         if isinstance(row, KeyedJob):
             self.keyed.append((self._position - 1, row))
-            return None
-        self.added += 1
+            return self.is_full()
+        self._lines.append(copying.line(row))
         self._owe(row)
-        return row
+        return len(self._lines) >= COPY_LINES
+
+    def lines(self) -> str:
+        """What the COPY stream gets next."""
+        text = "".join(self._lines)
+        self.added += len(self._lines)
+        self._lines.clear()
+        return text
 
     def is_full(self) -> bool:
         """True when the jobs that were put aside should be written."""

@@ -105,8 +105,8 @@ class SyncClient(Front, SyncControl):
         self, items: Iterable[Item], *, progress: Progress | None = None, skipped: Skipped | None = None
     ) -> InsertedMany:
         """As `Client.insert_many`."""
-        bulk = Bulk(progress, skipped)
         with self._connection() as conn, conn.transaction():
+            bulk = Bulk(progress, skipped)
             conn.execute("select pg_current_xact_id()")
             each = iter(items)
             more = True
@@ -114,12 +114,13 @@ class SyncClient(Front, SyncControl):
                 more = False
                 with conn.cursor() as cursor, cursor.copy(self._statements["copy"]) as copy:
                     for item in each:
-                        row = bulk.take(self._row_known(item))
-                        if row is not None:
-                            copy.write_row(row)
-                        elif bulk.is_full():
+                        if not bulk.take(self._row_known(item)):
+                            continue
+                        if bulk.is_full():
                             more = True
                             break
+                        copy.write(bulk.lines())
+                    copy.write(bulk.lines())
                 self._do(bulk.insertion(), conn)
             self._do(bulk.wakes(self._database.schema), conn)
         return bulk.result()

@@ -14,6 +14,7 @@ import math
 DUE_ROOM = 16
 """Due jobs that may be claimed beyond the demand, when their time comes while enough others wait already."""
 RATE_OVER_S = 0.02
+BUSY_PREFETCH = 100
 
 
 class Demand:
@@ -34,6 +35,11 @@ class Demand:
         self._rate = 0.0
         self._rate_from = (0.0, 0)
         self._parked_before = self._claimed_before = 0
+
+    @property
+    def busy(self) -> bool:
+        """True while jobs come so fast that waiting a few milliseconds lets many of them share a turn."""
+        return self._prefetch >= BUSY_PREFETCH
 
     def at_once(self) -> None:
         """There is something: the next fetch waits for nothing."""

@@ -70,14 +70,15 @@ class Outcomes:
         Revisions are left out when all are 0, as nearly always, and times when no history is to be kept.
         """
         ids = self.done_ids
-        changed = any([row[_REVISION] for row in self.done])
+        revisions = [row[_REVISION] for row in self.done]
+        changed = any(revisions)
         if not changed and not keep:
             return sorted(ids), [], []
         order = sorted(range(len(ids)), key=ids.__getitem__)
-        done, began = self.done, self.done_began
+        began = self.done_began
         return (
             [ids[at] for at in order],
-            [done[at][_REVISION] for at in order] if changed else [],
+            [revisions[at] for at in order] if changed else [],
             [int((now - began[at]) * 1e6) for at in order] if keep else [],
         )
 
