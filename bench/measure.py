@@ -71,13 +71,18 @@ def drained(
     wait_ms: float = 0.0,
     beside: Beside = lambda database, system: nullcontext(),
     finished: Callable[[], object] | None = None,
+    dsn: str = "",
 ) -> Round:
-    """Drains the `jobs` jobs that are there; `finished` says when, if others stay (default: when no job is left)."""
+    """Drains the `jobs` jobs that are there.
+
+    `finished` says when, if others stay (default: when no job is left). The workers go over `dsn`, if that is another
+    way to the database.
+    """
     done = finished or (lambda: not database.scalar(system.described.any_unfinished))
     before = database.spent()
     with (
         beside(database, system),
-        system.working(database.dsn, processes=processes, concurrency=concurrency, wait_ms=wait_ms) as workers,
+        system.working(dsn or database.dsn, processes=processes, concurrency=concurrency, wait_ms=wait_ms) as workers,
     ):
         workers.until(workers.probes.handled, START_LIMIT_S)
         own, at_start, early = workers.cpu_s(), database.spent(), workers.probes.handled()
@@ -86,6 +91,7 @@ def drained(
         ended_ns = time.monotonic_ns()
         own = workers.cpu_s() - own
         spent = database.spent()
+    commits = database.spent().commits - before.commits  # only now: sessions report theirs with a delay, or at their end
     if not done():
         raise BenchError(f"{system.name}: jobs came back after the drain had ended")
     counted = max(1, jobs - early)
@@ -94,7 +100,7 @@ def drained(
         "cpu_us_workers": own / counted * 1e6,
         "cpu_us_postgresql": spent.since(at_start).cpu_s / counted * 1e6,
         "wal_bytes_job": spent.since(before).wal_bytes / jobs,
-        "commits_job": spent.since(before).commits / jobs,
+        "commits_job": commits / jobs,
     }
 
 

@@ -13,15 +13,17 @@ from . import floor, pgbench
 
 
 class Limit(NamedTuple):
-    """A drain that is no queue. `drain` gets the system that makes wqcore's tables and inserts."""
+    """A measure that is no queue's. `run` gets the system that makes wqcore's tables and inserts."""
 
     title: str
-    drain: Callable[[Cluster, System, int], Round]
+    run: Callable[[Cluster, System, int], Round]
 
 
-LIMITS = {
+DRAINS = {
     "floor": Limit("limit: bare protocol loop", partial(floor.drain, history=False)),
     "floor_history": Limit("limit: bare protocol loop, history kept", partial(floor.drain, history=True)),
     "pgbench_turn": Limit("limit: pgbench, the turn", pgbench.turn),
     "pgbench_classic": Limit("limit: pgbench, classic claim and delete", pgbench.classic),
 }
+INSERTS = {"pgbench_insert": Limit("limit: pgbench, the same statement", pgbench.insert)}
+LIMITS = DRAINS | INSERTS

@@ -54,6 +54,29 @@ def turn(cluster: Cluster, system: System, jobs: int) -> Round:
         return _run(database, _turn_script(), jobs, BATCH, "select count(*) from wqcore.job", more=2)
 
 
+def insert(cluster: Cluster, system: System, count: int) -> Round:
+    """Single inserts by wqcore's own statement, one after the other: what committing each costs at least."""
+    with fresh(cluster, system) as database:
+        return _run(database, _insert_script(), count, 1, "select 0", clients=1)
+
+
+def _insert_script() -> str:
+    values = {
+        "queue": "'default'",
+        "slot": "0",
+        "priority": "1",
+        "run_at": "null",
+        "kind": "'benchNoop'",
+        "max_attempts": "3",
+        "serial_key": "null",
+        "metadata": "null",
+        "args": """'{"id":"1b4e28ba-2fa1-11d2-883f-000000000000"}'""",
+        "channel": "null",
+        "payload": "null",
+    }
+    return re.sub(r"%\((\w+)\)s", lambda found: values[found[1]], Statements("wqcore")["insert_one"].decode())
+
+
 def _turn_script() -> str:
     """The turn as a pgbench script: its parameters are variables, its rows are gathered into those of the next one."""
     lanes = f"array(select s::bigint from generate_series(0, {SLOTS - 1}) s where s % {CLIENTS} = :client_id::int)"
@@ -89,8 +112,10 @@ def _turn_script() -> str:
 """
 
 
-def _run(database: Database, script: str, jobs: int, batch: int, count: str, more: int = 0) -> Round:
-    transactions = -(-jobs // CLIENTS // batch) + more
+def _run(
+    database: Database, script: str, jobs: int, batch: int, count: str, *, more: int = 0, clients: int = CLIENTS
+) -> Round:
+    transactions = -(-jobs // clients // batch) + more
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
         file.write(script)
         file.flush()
@@ -98,7 +123,7 @@ def _run(database: Database, script: str, jobs: int, batch: int, count: str, mor
         done = subprocess.run(
             [
                 str(database.cluster.bin_path / "pgbench"), "--no-vacuum", "--protocol=prepared",
-                f"--client={CLIENTS}", f"--jobs={CLIENTS}", f"--transactions={transactions}", f"--file={file.name}",
+                f"--client={clients}", f"--jobs={clients}", f"--transactions={transactions}", f"--file={file.name}",
                 f"--define=batch={batch}", "--define=turn=0", "--define=ids={}", "--define=revisions={}",
                 "--define=zeros={}", f"--define=after={{{','.join(['0'] * (SLOTS // CLIENTS))}}}", database.dsn,
             ],

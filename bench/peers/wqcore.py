@@ -109,6 +109,7 @@ async def work(dsn: str, concurrency: int) -> None:
         config.write(
             f"[database]\ndsn = {json.dumps(dsn)}\nmigrate = 'auto'\n"
             f"[process]\nhandlers = {json.dumps(found.process.handlers)}\n"
+            "drain_timeout_s = 1.0\n"
             f"[retention]\ncompleted_hours = {found.retention.completed_hours}\n"
             f"[queues.default]\nworkers = {queue.workers}\nprocesses = {queue.processes}\n"
         )

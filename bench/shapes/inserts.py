@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from ..limits import INSERTS
 from ..measure import Round, fresh, insert
 from ..plan import Bench, Cell, Shape
 from ..system import System
@@ -27,17 +28,23 @@ def bulk(bench: Bench) -> Shape:
 
 def single(bench: Bench) -> Shape:
     """The same systems."""
+    cells = [
+        Cell(name, system.described.title, partial(_single, bench, system))
+        for name, system in bench.systems.items()
+        if not name.endswith("_history")
+    ]
+    if "wqcore" in bench.systems:
+        cells += [
+            Cell(name, limit.title, partial(limit.run, bench.cluster, bench.systems["wqcore"], bench.sizes.single))
+            for name, limit in INSERTS.items()
+        ]
     return Shape(
         "single_insert",
         "Single awaited insert",
         "How many jobs a second does one client insert that waits for each to be committed?",
         "jobs_s",
         "jobs/s",
-        [
-            Cell(name, system.described.title, partial(_single, bench, system))
-            for name, system in bench.systems.items()
-            if not name.endswith("_history")
-        ],
+        cells,
     )
 
 

@@ -103,6 +103,8 @@ class Executor(Waiting):
         self._seats = [Seat(index, run_side, lambda: self._halted) for index in range(workers)]
         self._burst_began = 0.0
         self._sweeper: asyncio.Task[None] | None = None
+        self._at_work = asyncio.Event()
+        """Set by a seat that leaves its idling, cleared by the sweep that finds no run."""
         self._context = contextvars.copy_context()
 
     def start(self) -> None:
@@ -228,6 +230,7 @@ class Executor(Waiting):
         take, started, finished, monotonic = self._next, self._sheet.started, self._sheet.finished, clock.monotonic
         log_all = self._log_all
         now = monotonic()
+        self._at_work.set()
         while True:
             row = take()
             if row is None:
@@ -237,6 +240,7 @@ class Executor(Waiting):
                     await seat.idle
                 finally:
                     seat.idle = None
+                self._at_work.set()
                 self._burst_began = now = monotonic()
                 continue
             if self._idle and self.waiting:
@@ -307,9 +311,12 @@ class Executor(Waiting):
             asyncio.get_running_loop().call_later(SUSPECT_HEAD_START_S, self._head_start_over, seat, row)
 
     async def _sweep(self) -> None:
-        """Cancels handlers that are over their time, and counts those that do not end even so."""
+        """Cancels handlers that are over their time, and counts those that do not end even so; sleeps while none runs."""
         while True:
+            await self._at_work.wait()
             await asyncio.sleep(SWEEP_S)
+            if not self.running:
+                self._at_work.clear()
             now = clock.monotonic()
             for seat in self._seats:
                 if seat.row is None or (now < seat.deadline and seat.why is None):
