@@ -91,7 +91,9 @@ def drained(
         ended_ns = time.monotonic_ns()
         own = workers.cpu_s() - own
         spent = database.spent()
-    commits = database.spent().commits - before.commits  # only now: sessions report theirs with a delay, or at their end
+    commits = (
+        database.spent().commits - before.commits
+    )  # only now: sessions report theirs with a delay, or at their end
     if not done():
         raise BenchError(f"{system.name}: jobs came back after the drain had ended")
     counted = max(1, jobs - early)

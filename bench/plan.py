@@ -33,7 +33,7 @@ class Sizes:
 
 Mode = Literal["full", "quick", "tiny"]
 MODES: dict[Mode, Sizes] = {
-    "full": Sizes(5, 200_000, 200_000, 8.0, 2_000, 500, 10_000_000, 1_000_000, 300.0, 30.0),
+    "full": Sizes(5, 200_000, 200_000, 5.0, 2_000, 500, 10_000_000, 1_000_000, 300.0, 30.0),
     "quick": Sizes(3, 50_000, 50_000, 3.0, 400, 150, 200_000, 100_000, 20.0, 10.0),
     "tiny": Sizes(1, 2_000, 2_000, 1.0, 20, 20, 2_000, 2_000, 3.0, 1.0),
 }
@@ -51,6 +51,11 @@ class Bench:
     def only(self, *names: str) -> list[System]:
         """Those of the named systems that are here."""
         return [self.systems[name] for name in names if name in self.systems]
+
+    @property
+    def side_rounds(self) -> int:
+        """Rounds of shapes that no queue is judged by."""
+        return min(3, self.sizes.rounds)
 
     def jobs(self, system: System) -> int:
         """The jobs of a drain that a system gets: slow ones fewer."""

@@ -104,7 +104,7 @@ def _shape(bench: Bench, name: str, title: str, what: str, beside: Beside) -> Sh
             Cell(system.name, f"{system.described.title}, beside it", partial(plain, beside=beside)),
             Cell(f"{system.name}_plain", f"{system.described.title}, alone", plain),
         ]
-    return Shape(name, title, f"What does {what} do to a drain?", "jobs_s", "jobs/s", cells)
+    return Shape(name, title, f"What does {what} do to a drain?", "jobs_s", "jobs/s", cells, rounds=bench.side_rounds)
 
 
 def slope(bench: Bench) -> Shape:

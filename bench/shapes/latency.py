@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
@@ -16,6 +16,7 @@ from ..plan import Bench, Cell, Shape
 from ..system import Feeder, System
 
 EVERY_MS = 20.0
+COMPARED = ("wqcore", "graphile_worker", "pgqueuer")
 LOAD_EVERY_S = 0.01
 LOAD_PROBE_S = 2.0
 """How long each round finds out what a queue carries, half of which is its load."""
@@ -23,15 +24,39 @@ LOAD_PROBE_S = 2.0
 
 def idle(bench: Bench) -> Shape:
     """All systems, nothing else to do."""
-    return _shape(bench, "latency_idle", "Latency, idle", "an idle queue", loaded=False)
+    return _shape(
+        bench,
+        "latency_idle",
+        "Latency, idle",
+        "an idle queue",
+        loaded=False,
+        compared=set(bench.systems) - {"wqcore_history"},
+    )
 
 
 def half_load(bench: Bench) -> Shape:
-    """All systems, beside a load of half of what each carries."""
-    return _shape(bench, "latency_half_load", "Latency at half load", "a queue at half of what it carries", loaded=True)
+    """wqcore, Graphile Worker and pgqueuer, beside a load of half of what each carries."""
+    return _shape(
+        bench,
+        "latency_half_load",
+        "Latency at half load",
+        "a queue at half of what it carries",
+        loaded=True,
+        compared=COMPARED,
+        rounds=bench.side_rounds,
+    )
 
 
-def _shape(bench: Bench, name: str, title: str, what: str, *, loaded: bool) -> Shape:
+def _shape(
+    bench: Bench,
+    name: str,
+    title: str,
+    what: str,
+    *,
+    loaded: bool,
+    compared: Collection[str],
+    rounds: int | None = None,
+) -> Shape:
     return Shape(
         name,
         title,
@@ -41,9 +66,10 @@ def _shape(bench: Bench, name: str, title: str, what: str, *, loaded: bool) -> S
         [
             Cell(label, system.described.title, partial(_run, bench, system, loaded=loaded))
             for label, system in bench.systems.items()
-            if not label.endswith("_history")
+            if label in compared
         ],
         better="lower",
+        rounds=rounds,
     )
 
 

@@ -50,7 +50,7 @@ def _shape(
             Cell(system.name, f"{system.described.title}, {title.lower()}", partial(plain, options=options)),
             Cell(f"{system.name}_plain", f"{system.described.title}, without", plain),
         ]
-    return Shape(name, title, question, "jobs_s", "jobs/s", cells)
+    return Shape(name, title, question, "jobs_s", "jobs/s", cells, rounds=bench.side_rounds)
 
 
 def blocked(bench: Bench) -> Shape:
@@ -69,6 +69,7 @@ def blocked(bench: Bench) -> Shape:
         "jobs_s",
         "jobs/s",
         cells,
+        rounds=bench.side_rounds,
     )
 
 

@@ -28,4 +28,5 @@ def shape(bench: Bench) -> Shape:
             for system in bench.only(*COMPARED)
             for processes in PROCESSES
         ],
+        rounds=bench.side_rounds,
     )

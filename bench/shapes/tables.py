@@ -50,7 +50,7 @@ def history(bench: Bench) -> Shape:
         "jobs_s",
         "jobs/s",
         cells,
-        rounds=min(3, bench.sizes.rounds),
+        rounds=1,
     )
 
 
@@ -70,7 +70,7 @@ def future(bench: Bench) -> Shape:
         "jobs_s",
         "jobs/s",
         cells,
-        rounds=min(3, bench.sizes.rounds),
+        rounds=bench.side_rounds,
     )
 
 

@@ -39,4 +39,5 @@ def shape(bench: Bench) -> Shape:
         "jobs_s",
         "jobs/s",
         cells,
+        rounds=bench.side_rounds,
     )
