@@ -3,7 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TOX := .make/tox/bin/tox
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-quick clean
 
 demo: .venv/.installed
 	.venv/bin/python -m demo
@@ -14,8 +14,11 @@ test: .make/tox/.installed
 lint: .make/tox/.installed
 	$(TOX) run -e lint,types
 
-bench: .venv/.installed
-	.venv/bin/python -m bench.drain
+bench: .venv/.bench
+	.venv/bin/python -m bench
+
+bench-quick: .venv/.bench
+	.venv/bin/python -m bench --mode quick
 
 clean:
 	rm -rf .venv .tox .make .wqcore build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -24,6 +27,10 @@ clean:
 .venv/.installed: pyproject.toml constraints.txt
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]'
+	touch $@
+
+.venv/.bench: .venv/.installed
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,bench]'
 	touch $@
 
 .make/tox/.installed: constraints.txt

@@ -6,6 +6,7 @@ cannot be installed or started is told with its reason; nothing is skipped in si
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -84,7 +85,11 @@ def _node(say: Callable[[str], None]) -> list[str]:
 
 
 def _install(command: list[str], folder: Path | None = None) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=INSTALL_LIMIT_S, check=False)
+    # constraints of ours, which tox hands on, are not those of the peers' environment
+    env = {name: value for name, value in os.environ.items() if name != "PIP_CONSTRAINT"}
+    done = subprocess.run(
+        command, cwd=folder, env=env, capture_output=True, text=True, timeout=INSTALL_LIMIT_S, check=False
+    )
     if done.returncode:
         raise BenchError(f"{' '.join(command)} failed: {(done.stderr or done.stdout).strip()[-800:]}")
 

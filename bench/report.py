@@ -52,8 +52,13 @@ COLUMNS = {
     "cpu_us_workers": Column("CPU of workers", "µs/job"),
     "cpu_us_postgresql": Column("CPU of PostgreSQL", "µs/job"),
     "wal_bytes_job": Column("WAL", "bytes/job"),
+    "wal_bytes_life": Column("WAL with the insert", "bytes/job"),
     "statements_job": Column("statements", "per job"),
     "commits_job": Column("commits", "per job"),
+    "late_p50_ms": Column("due jobs late p50", "ms"),
+    "late_p99_ms": Column("due jobs late p99", "ms"),
+    "cpu_percent": Column("CPU", "% of a core"),
+    "load_jobs_s": Column("load", "jobs/s"),
 }
 
 

@@ -153,6 +153,20 @@ def test_a_job_counts_as_started_from_its_start_until_it_is_acknowledged() -> No
     assert sheet.shard == 77
 
 
+def test_after_nothing_counts_as_started_a_run_that_ends_does_not_count_either() -> None:
+    sheet = Board([2]).sheets[0]
+    sheet.started(0, 101, 0, 1, 5.5)
+    sheet.started(1, 102, 0, 1, 5.5)
+    sheet.finished(0, 101, 0)
+    sheet.nothing_started()
+    assert sheet.started_jobs() == []
+    sheet.finished(1, 102, 0)
+    assert sheet.started_jobs() == []
+    sheet.assign(78, 1)
+    sheet.started(0, 103, 0, 1, 5.5)
+    assert sheet.started_jobs() == [(103, 0)]
+
+
 def test_the_ring_turns_and_each_sheet_is_its_own() -> None:
     first, second = Board([1, 1]).sheets
     second.started(0, 5, 0, 0, 0)

@@ -21,6 +21,8 @@ RING_JOBS_MAX = 16384
 """A worker holds at most its seats, its prefetch (4 batches) and one batch of due jobs; far below this."""
 _NAMES_WORDS = 1024
 _SEAT_JOB = 3
+_NEVER = 1 << 62
+"""A tail beyond every head."""
 _SEAT, _ENDED = struct.Struct("qqdq"), struct.Struct("qq")
 _pack_seat, _pack_ended = _SEAT.pack_into, _ENDED.pack_into
 """Written in this order, word by word, the job's id last: one call takes half of the time of an index a word."""
@@ -69,11 +71,11 @@ class Sheet:
         self._words[self._seat_job[seat]] = 0
 
     def nothing_started(self) -> None:
-        """The worker is about to die, and its jobs should not be charged for it."""
+        """The worker is about to die, and its jobs should not be charged for it; nor are those that end until then."""
         words = self._words
         for at in range(_HEADER, _HEADER + self.seats * _SEAT_WORDS, _SEAT_WORDS):
             words[at + _SEAT_JOB] = 0
-        words[_TAIL] = words[_HEAD]
+        words[_TAIL] = _NEVER
 
     def mark(self) -> int:
         """The position up to which runs have ended."""
