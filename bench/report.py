@@ -247,6 +247,21 @@ def number(value: float, unit: str = "", digits: int = 3) -> str:
     return f"{rounded:,.{max(0, significant - 1 - math.floor(math.log10(abs(rounded))))}f}"
 
 
+def merged(before: Run, again: Run) -> Run:
+    """`before` with the shapes that a later run has measured again, which say so. Raises ValueError for another machine."""
+    if (before.machine, before.postgresql) != (again.machine, again.postgresql):
+        raise ValueError("the report in the folder is of another machine or server: choose another folder with --out")
+    note = f"Measured again, in a run of its own that began {again.started_at}."
+    newer = {shape.name: msgspec.structs.replace(shape, notes=[*shape.notes, note]) for shape in again.shapes}
+    kept = [newer.pop(shape.name, shape) for shape in before.shapes]
+    return msgspec.structs.replace(
+        before,
+        shapes=[*kept, *newer.values()],
+        systems=before.systems | again.systems,
+        unavailable=before.unavailable | again.unavailable,
+    )
+
+
 def write(run: Run, targets: Sequence[Target], folder: Path) -> None:
     """Writes `report.json`, the plots and `report.md`; whatever is refused or fails, what was measured is on disk by then.
 

@@ -6,7 +6,7 @@ import datetime as dt
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -32,13 +32,16 @@ def run(
     shapes: Sequence[str],
     rounds: int,
     say: Say,
-) -> report.Run:
-    """Measures `shapes`; `rounds` 0: as many as the mode has. Each cell's result is told to `say` as it comes."""
+) -> Iterator[report.Run]:
+    """Measures `shapes` and gives all that was found after each, so that an interrupted run leaves a report.
+
+    `rounds` 0: as many as the mode has. Each cell's result is told to `say` as it comes.
+    """
     started_at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     bench = Bench(cluster, dict(systems), MODES[mode])
     failed = dict(unavailable)
     titles: dict[str, report.System] = {name: _system(system) for name, system in systems.items()}
-    found = []
+    found: list[report.Shape] = []
     for name in shapes:
         shape = SHAPES[name](bench)
         results = _measure(shape, rounds or shape.rounds or bench.sizes.rounds, failed, say)
@@ -59,15 +62,15 @@ def run(
                 notes=shape.notes,
             )
         )
-    return report.Run(
-        started_at=started_at,
-        mode=mode,
-        machine=_machine(),
-        postgresql=cluster.settings(),
-        systems=titles,
-        shapes=found,
-        unavailable=failed,
-    )
+        yield report.Run(
+            started_at=started_at,
+            mode=mode,
+            machine=_machine(),
+            postgresql=cluster.settings(),
+            systems=dict(titles),
+            shapes=list(found),
+            unavailable=dict(failed),
+        )
 
 
 def _measure(shape: Shape, rounds: int, failed: dict[str, str], say: Say) -> dict[str, list[Round]]:

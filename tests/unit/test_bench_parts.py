@@ -20,7 +20,9 @@ OPTIONS = ("priorities", "keys", "delay_s")
 
 
 def named(name: str) -> Any:
-    described = SimpleNamespace(title=name, jobs_scale=1.0, forks=True, processes=2, concurrency=100, feed_options=OPTIONS)
+    described = SimpleNamespace(
+        title=name, jobs_scale=1.0, forks=True, processes=2, concurrency=100, feed_options=OPTIONS
+    )
     return SimpleNamespace(name=name, described=described)
 
 
@@ -76,7 +78,9 @@ def test_the_turn_for_pgbench_has_no_parameter_left() -> None:
 
 
 def test_the_peers_libraries_are_pinned() -> None:
-    lines = [line for line in (PEERS / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")]
+    lines = [
+        line for line in (PEERS / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")
+    ]
     assert all(re.fullmatch(r"[\w.\-\[\]]+==[\w.]+", line) for line in lines)
     lock = (PEERS / "package-lock.json").read_text()
     assert '"resolved"' not in lock

@@ -24,6 +24,7 @@ from bench.report import (
     Target,
     judge,
     markdown,
+    merged,
     number,
     print_shape,
     print_targets,
@@ -295,3 +296,14 @@ def test_a_run_that_cannot_be_reported_is_refused_but_not_lost(bad: Run, error: 
     with pytest.raises(ValueError, match=error):
         write(bad, [], tmp_path)
     assert "a CPU" in (tmp_path / "report.json").read_text()
+
+
+def test_a_shape_that_is_measured_again_takes_the_place_of_the_old_one_and_says_so() -> None:
+    later = run(drain(results={"wqcore": PEER}), started_at="2026-11-24T12:00:00Z")
+    found = merged(run(), later)
+    assert [shape.name for shape in found.shapes] == ["drain", "latency_idle"]
+    assert found.shapes[0].results == {"wqcore": PEER}
+    assert "2026-11-24T12:00:00Z" in found.shapes[0].notes[-1]
+    assert found.shapes[1] == latency()
+    with pytest.raises(ValueError, match="another machine"):
+        merged(run(), run(postgresql={"server_version": "16.1"}))
