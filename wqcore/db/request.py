@@ -68,14 +68,17 @@ def answer_sync(request: Request[T], fetch: Callable[[Query], Rows]) -> T:
 
 
 async def rows_of(conn: AsyncConnection, statements: Statements, query: Query) -> Rows:
-    """Sends one query; its rows as tuples, whatever the connection makes of rows otherwise."""
+    """Sends one query; its rows as tuples, whatever the connection makes of rows otherwise.
+
+    Whether there are rows is asked of `rownumber`: `description` makes an object for each column.
+    """
     async with conn.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(statements[query.name], query.params)
-        return await cursor.fetchall() if cursor.description is not None else []
+        return await cursor.fetchall() if cursor.rownumber is not None else []
 
 
 def rows_of_sync(conn: Connection, statements: Statements, query: Query) -> Rows:
     """The same for code without an event loop."""
     with conn.cursor(row_factory=tuple_row) as cursor:
         cursor.execute(statements[query.name], query.params)
-        return cursor.fetchall() if cursor.description is not None else []
+        return cursor.fetchall() if cursor.rownumber is not None else []

@@ -287,7 +287,7 @@ class Protocol:
         params["queue"] = self._queue
         async with asyncio.timeout(self._reply_timeout_s):
             cursor = await self.conn.execute(self._sql[name], params, prepare=True, binary=True)
-            return await cursor.fetchall() if cursor.description is not None else []
+            return await cursor.fetchall() if cursor.rownumber is not None else []
 
 
 def _lanes(lanes: Lanes) -> dict[str, BigIntArray]:
