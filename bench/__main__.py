@@ -9,11 +9,11 @@ import typer
 
 from . import report
 from .cluster import FOLDER, cluster
+from .errors import BenchError
 from .install import systems
 from .plan import Mode
 from .run import run
 from .shapes import QUICK, SHAPES
-from .system import BenchError
 from .targets import TARGETS
 
 

@@ -6,6 +6,7 @@ another has left and all of them run on the same server within the same minutes.
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +19,8 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from wqcore.db import embedded
+
+from .errors import BenchError
 
 FOLDER = Path(".wqcore/bench")
 SETTINGS = {
@@ -148,8 +151,24 @@ class Database:
 
 @contextmanager
 def cluster(version: int = 18) -> Iterator[Cluster]:
-    """A fresh server in `.wqcore/bench`, removed afterwards."""
+    """A fresh server in `.wqcore/bench`, removed afterwards. Raises BenchError when another benchmark runs here."""
     FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BenchError(
+                "another benchmark is running in this folder, and two at once measure each other"
+            ) from None
+        with _server(version) as server:
+            yield server
+
+
+@contextmanager
+def _server(version: int) -> Iterator[Cluster]:
+    if (FOLDER / "pg").exists():  # a benchmark was killed: its server may still run
+        embedded.start(FOLDER / "pg", version=version, delete_after=True).stop()
+        shutil.rmtree(FOLDER / "pg", ignore_errors=True)
     server = embedded.start(FOLDER / "pg", version=version, settings=SETTINGS, delete_after=True)
     try:
         found = Cluster(server)

@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .cluster import FOLDER
-from .system import BenchError, System
+from .errors import BenchError
+from .system import System
 
 PROGRAMS = Path(__file__).parent / "peers"
 OWN = "wqcore"

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from .cluster import Cluster, Database, Spent
-from .system import BenchError, Feeder, System, Workers
+from .errors import BenchError
+from .system import Feeder, System, Workers
 
 DRAIN_LIMIT_S = 600.0
 START_LIMIT_S = 60.0

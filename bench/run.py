@@ -14,11 +14,12 @@ import psycopg
 
 from . import report
 from .cluster import Cluster
+from .errors import BenchError
 from .limits import LIMITS
 from .measure import Round
 from .plan import MODES, Bench, Cell, Mode, Shape
 from .shapes import SHAPES
-from .system import BenchError, System
+from .system import System
 
 Say = Callable[[str], None]
 

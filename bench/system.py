@@ -18,15 +18,12 @@ from typing import Any
 import msgspec
 import psutil
 
+from .errors import BenchError
 from .probes import Probes
 
 COMMAND_LIMIT_S = 300.0
 END_LIMIT_S = 30.0
 POLL_S = 0.005
-
-
-class BenchError(Exception):
-    """A program did not do what it must; the text says which, and what it wrote."""
 
 
 class Described(msgspec.Struct, frozen=True):

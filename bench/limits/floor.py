@@ -24,8 +24,9 @@ from wqcore.settings import Queue
 
 from ..bench_handlers import BenchNoop
 from ..cluster import Cluster
+from ..errors import BenchError
 from ..measure import Round, fresh
-from ..system import BenchError, System
+from ..system import System
 
 BATCH = Queue().batch_max
 SLOTS = 16

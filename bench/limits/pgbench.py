@@ -16,8 +16,9 @@ from pathlib import Path
 from wqcore.db.statements import Statements
 
 from ..cluster import Cluster, Database
+from ..errors import BenchError
 from ..measure import Round, fresh
-from ..system import BenchError, System
+from ..system import System
 
 CLIENTS = 2
 BATCH = 500

@@ -15,9 +15,10 @@ import psycopg
 from psycopg import sql
 
 from ..cluster import Database
+from ..errors import BenchError
 from ..measure import Beside, Round, drain, steady
 from ..plan import Bench, Cell, Shape
-from ..system import BenchError, System
+from ..system import System
 
 READERS = 4
 COMPARED = ("wqcore", "graphile_worker")

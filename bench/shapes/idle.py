@@ -16,9 +16,9 @@ from wqcore.db import migrate
 from wqcore.db.connect import connect_sync
 from wqcore.settings import Database as DatabaseSettings
 
+from ..errors import BenchError
 from ..measure import Round
 from ..plan import Bench, Cell, Shape
-from ..system import BenchError
 
 CONFIG = Path("conf/prod.toml")
 CALM_S = 8.0
