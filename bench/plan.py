@@ -34,7 +34,7 @@ class Sizes:
 Mode = Literal["full", "quick", "tiny"]
 MODES: dict[Mode, Sizes] = {
     "full": Sizes(5, 200_000, 200_000, 5.0, 2_000, 500, 10_000_000, 1_000_000, 300.0, 30.0),
-    "quick": Sizes(3, 50_000, 50_000, 3.0, 400, 150, 200_000, 100_000, 20.0, 10.0),
+    "quick": Sizes(2, 40_000, 40_000, 2.0, 200, 100, 200_000, 100_000, 20.0, 5.0),
     "tiny": Sizes(1, 2_000, 2_000, 1.0, 20, 20, 2_000, 2_000, 3.0, 1.0),
 }
 """tiny: everything runs, nothing is measured well; for CI."""

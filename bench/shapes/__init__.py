@@ -27,5 +27,5 @@ SHAPES: dict[str, Callable[[Bench], Shape]] = {
     "future_jobs": tables.future,
     "idle": idle.shape,
 }
-QUICK = ("drain", "steady", "bulk_insert", "single_insert", "latency_idle", "old_snapshot", "idle")
+QUICK = ("drain", "steady", "bulk_insert", "single_insert", "latency_idle", "idle")
 """What the quick mode measures."""

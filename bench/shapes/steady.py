@@ -8,9 +8,11 @@ from ..measure import STEADY_BACKLOG, STEADY_CHUNK, Round, steady
 from ..plan import Bench, Cell, Shape
 from ..system import System
 
+JOBS_SCALE_MIN = 0.1
+
 
 def shape(bench: Bench) -> Shape:
-    """All systems."""
+    """All systems but those that would work for seconds on the first chunk of jobs."""
     return Shape(
         "steady",
         "Producer and workers together",
@@ -18,7 +20,11 @@ def shape(bench: Bench) -> Shape:
         f"{STEADY_BACKLOG:,} wait)?",
         "jobs_s",
         "jobs/s",
-        [Cell(name, system.described.title, partial(_run, bench, system)) for name, system in bench.systems.items()],
+        [
+            Cell(name, system.described.title, partial(_run, bench, system))
+            for name, system in bench.systems.items()
+            if system.described.jobs_scale >= JOBS_SCALE_MIN
+        ],
     )
 
 
