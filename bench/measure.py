@@ -7,7 +7,7 @@ database. Starting the workers is not counted; what they and PostgreSQL spend is
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from .cluster import Cluster, Database, Spent
@@ -165,6 +165,11 @@ def insert(cluster: Cluster, system: System, jobs: int) -> Round:
             "cpu_us_postgresql": spent.cpu_s / jobs * 1e6,
             "wal_bytes_job": spent.wal_bytes / jobs,
         }
+
+
+def percentile(rising: Sequence[float], percent: int) -> float:
+    """The value that `percent` % of the values are below; they are in rising order."""
+    return rising[min(len(rising) - 1, len(rising) * percent // 100)]
 
 
 def warm(feeder: Feeder, workers: Workers) -> None:

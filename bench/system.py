@@ -168,6 +168,17 @@ class Workers:
         """CPU seconds that they and their children have used until now."""
         return _cpu_s(self._processes)
 
+    def entered(self, count: int, limit_s: float) -> dict[int, int]:
+        """The timed job's number → when its handler was entered, in ns, once `count` of them were. Raises as `until`."""
+        found: dict[int, int] = {}
+
+        def all_of_them() -> bool:
+            found.update(self.probes.entered())
+            return len(found) >= count
+
+        self.until(all_of_them, limit_s)
+        return found
+
     def until(self, condition: Callable[[], object], limit_s: float) -> None:
         """Waits for a condition. Raises BenchError when a worker ends before, or after `limit_s`."""
         end = time.monotonic() + limit_s

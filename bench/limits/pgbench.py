@@ -105,7 +105,7 @@ def _turn_script() -> str:
     text = re.sub(r"%\((\w+)\)s", lambda found: values[found[1]], Statements("wqcore")["turn"].decode())
     head, _, _ = text.replace("%%", "%").rpartition("select n.*")
     return f"""\\set turn :turn + 1
-{head} select coalesce(array_agg(id), '{{}}') as ids, coalesce(array_agg(revision), '{{}}') as revisions,
+{head} select coalesce(array_agg(id order by id), '{{}}') as ids, coalesce(array_agg(revision order by id), '{{}}') as revisions,
  coalesce(array_agg(0), '{{}}') as zeros, sum(octet_length(args::text)) as bytes,
  (select array_agg(greatest(l.a, (select max(id) from next where next.slot = l.s)) order by l.n)
     from unnest({lanes}, :after::bigint[]) with ordinality as l (s, a, n)) as after

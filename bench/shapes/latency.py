@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
-from ..measure import START_LIMIT_S, Round, fresh, steady, warm
+from ..measure import START_LIMIT_S, Round, fresh, percentile, steady, warm
 from ..plan import Bench, Cell, Shape
 from ..system import Feeder, System
 
@@ -85,15 +85,9 @@ def _run(bench: Bench, system: System, *, loaded: bool) -> Round:
         load: AbstractContextManager[None] = _load(feeder, carried / 2) if loaded else nullcontext()
         with load:
             returned = system.paced(database.dsn, count, EVERY_MS)
-            entered: dict[int, int] = {}
-
-            def all_entered() -> bool:
-                entered.update(workers.probes.entered())
-                return len(entered) >= count
-
-            workers.until(all_entered, START_LIMIT_S)
+            entered = workers.entered(count, START_LIMIT_S)
     took_ms = sorted((entered[number] - at) / 1e6 for number, at in enumerate(returned))
-    round_ = {f"p{percent}_ms": took_ms[min(count - 1, count * percent // 100)] for percent in (50, 90, 99)}
+    round_ = {f"p{percent}_ms": percentile(took_ms, percent) for percent in (50, 90, 99)}
     return round_ | {"max_ms": took_ms[-1]} | ({"load_jobs_s": carried / 2} if loaded else {})
 
 

@@ -11,7 +11,8 @@ from wqcore.line.insert import InsertOptions
 
 from ..bench_handlers import BenchNoop
 from ..cluster import Database
-from ..measure import START_LIMIT_S, Round, drain, drained, fresh, warm
+from ..measure import START_LIMIT_S, Round, drain, drained, fresh, percentile, warm
+from ..peers.probe import job_id
 from ..plan import Bench, Cell, Shape
 from ..system import System
 
@@ -30,7 +31,6 @@ select -n, 'default', 'benchNoop', 'completed', 1, 1, 3, 0, now(), now(), now(),
        pg_current_xact_id()::text::bigint, '{"id": "1b4e28ba-2fa1-11d2-883f-000000000000"}'
   from generate_series(1, %s::bigint) n
 """
-JOB_NUMBER = "1b4e28ba-2fa1-11d2-883f-{:012x}"
 
 
 def history(bench: Bench) -> Shape:
@@ -99,15 +99,7 @@ def _lateness(database: Database, system: System, count: int) -> Round:
         first = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=LEAD_S)
         times = [first + dt.timedelta(seconds=SPACING_S * number) for number in range(count)]
         with SyncClient(dsn=database.dsn) as client:
-            client.insert_many(
-                (BenchNoop(JOB_NUMBER.format(number)), InsertOptions(run_at=at)) for number, at in enumerate(times)
-            )
-        entered: dict[int, int] = {}
-
-        def all_entered() -> bool:
-            entered.update(workers.probes.entered())
-            return len(entered) >= count
-
-        workers.until(all_entered, START_LIMIT_S + SPACING_S * count)
+            client.insert_many((BenchNoop(job_id(number)), InsertOptions(run_at=at)) for number, at in enumerate(times))
+        entered = workers.entered(count, START_LIMIT_S + SPACING_S * count)
     late_ms = sorted((entered[number] + wall_ns - at.timestamp() * 1e9) / 1e6 for number, at in enumerate(times))
-    return {f"late_p{percent}_ms": late_ms[min(count - 1, count * percent // 100)] for percent in (50, 99)}
+    return {f"late_p{percent}_ms": percentile(late_ms, percent) for percent in (50, 99)}

@@ -125,8 +125,8 @@ class Client(Front, AsyncControl):
         the items read so far, `skipped` with the position of an item and the id of the job that exists already. The
         first item that is refused rolls everything back and raises as `insert` does.
         """
+        bulk = Bulk(progress, skipped)
         async with self._connection() as conn, conn.transaction():
-            bulk = Bulk(progress, skipped)
             await conn.execute("select pg_current_xact_id()")
             each = _each(items)
             more = True

@@ -105,8 +105,8 @@ class SyncClient(Front, SyncControl):
         self, items: Iterable[Item], *, progress: Progress | None = None, skipped: Skipped | None = None
     ) -> InsertedMany:
         """As `Client.insert_many`."""
+        bulk = Bulk(progress, skipped)
         with self._connection() as conn, conn.transaction():
-            bulk = Bulk(progress, skipped)
             conn.execute("select pg_current_xact_id()")
             each = iter(items)
             more = True
