@@ -15,6 +15,10 @@ One module per family; each holds the args types of its kinds and, when they are
     vms             stopVM
     organizations   organizationCreated
 
+    platform        the settings, and the declaration of the tables (sql/migrations)
+    store           transactions on the tables, with the jobs that follow; one statement a file in sql/
+    ingest          events come in
+    secrets, ids    what is kept encrypted; names of rows
     calls           how the platform calls an endpoint
     smtp            how mails reach the mail server
 
@@ -33,8 +37,10 @@ from handlers import (
     events,
     github,
     organizations,
+    platform,
     runs,
     schedules,
+    secrets,
     sources,
     tasks,
     vms,
@@ -48,8 +54,10 @@ __all__ = [
     "events",
     "github",
     "organizations",
+    "platform",
     "runs",
     "schedules",
+    "secrets",
     "sources",
     "tasks",
     "vms",

@@ -7,7 +7,7 @@ import msgspec
 import wqcore
 
 
-@wqcore.kind("connectionCreated", queue="default", max_attempts=3, timeout_s=30, planned=True)
+@wqcore.kind("connectionCreated", queue="default", max_attempts=3, timeout_s=30)
 class ConnectionCreated(msgspec.Struct, frozen=True, rename="camel"):
     """Starts the runs that waited for a connection.
 
@@ -18,7 +18,7 @@ class ConnectionCreated(msgspec.Struct, frozen=True, rename="camel"):
     id: str
 
 
-@wqcore.kind("missingConnectionCreated", queue="default", max_attempts=3, timeout_s=30, planned=True)
+@wqcore.kind("missingConnectionCreated", queue="default", max_attempts=3, timeout_s=30)
 class MissingConnectionCreated(msgspec.Struct, frozen=True, rename="camel"):
     """Tells the organization that a run waits for a connection.
 
@@ -29,7 +29,7 @@ class MissingConnectionCreated(msgspec.Struct, frozen=True, rename="camel"):
     id: str
 
 
-@wqcore.kind("refreshOAuthToken", queue="internal-queue", max_attempts=3, timeout_s=60, planned=True)
+@wqcore.kind("refreshOAuthToken", queue="internal-queue", max_attempts=3, timeout_s=60)
 class RefreshOAuthToken(msgspec.Struct, frozen=True, rename="camel"):
     """Refreshes the token of a connection and enqueues the next refresh.
 

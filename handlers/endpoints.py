@@ -37,7 +37,7 @@ class IndexEndpoint(msgspec.Struct, frozen=True, rename="camel", omit_defaults=T
     reason: str | None = None
 
 
-@wqcore.kind("registerJob", queue="default", max_attempts=3, timeout_s=60, planned=True)
+@wqcore.kind("registerJob", queue="default", max_attempts=3, timeout_s=60)
 class RegisterJob(msgspec.Struct, frozen=True, rename="camel"):
     """Stores a job of an endpoint, its version, and its trigger.
 

@@ -7,7 +7,7 @@ import msgspec
 import wqcore
 
 
-@wqcore.kind("deliverEvent", queue="event-dispatcher", max_attempts=3, timeout_s=120, planned=True)
+@wqcore.kind("deliverEvent", queue="event-dispatcher", max_attempts=3, timeout_s=120)
 class DeliverEvent(msgspec.Struct, frozen=True, rename="camel"):
     """Finds the dispatchers that match an event.
 
@@ -18,7 +18,7 @@ class DeliverEvent(msgspec.Struct, frozen=True, rename="camel"):
     id: str
 
 
-@wqcore.kind("events.invokeDispatcher", queue="default", max_attempts=3, timeout_s=30, planned=True)
+@wqcore.kind("events.invokeDispatcher", queue="default", max_attempts=3, timeout_s=30)
 class InvokeDispatcher(msgspec.Struct, frozen=True, rename="camel"):
     """Makes the runs of one dispatcher for one event.
 

@@ -7,7 +7,7 @@ import msgspec
 import wqcore
 
 
-@wqcore.kind("githubPush", queue="internal-queue", priority=50, max_attempts=3, timeout_s=120, planned=True)
+@wqcore.kind("githubPush", queue="internal-queue", priority=50, max_attempts=3, timeout_s=120)
 class GithubPush(msgspec.Struct, frozen=True, rename="camel"):
     """Deploys a commit to each project that is linked to its repository and branch.
 
@@ -22,9 +22,7 @@ class GithubPush(msgspec.Struct, frozen=True, rename="camel"):
     repository: str
 
 
-@wqcore.kind(
-    "githubAppInstallationDeleted", queue="internal-queue", priority=50, max_attempts=3, timeout_s=60, planned=True
-)
+@wqcore.kind("githubAppInstallationDeleted", queue="internal-queue", priority=50, max_attempts=3, timeout_s=60)
 class GithubAppInstallationDeleted(msgspec.Struct, frozen=True, rename="camel"):
     """Unlinks the repositories of an installation.
 

@@ -25,7 +25,7 @@ class Tick(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     last_timestamp: Instant | None = None
 
 
-@wqcore.kind("events.deliverScheduled", queue="default", max_attempts=5, timeout_s=60, planned=True)
+@wqcore.kind("events.deliverScheduled", queue="default", max_attempts=5, timeout_s=60)
 class DeliverScheduled(msgspec.Struct, frozen=True, rename="camel"):
     """Delivers one tick of a schedule.
 
@@ -40,7 +40,7 @@ class DeliverScheduled(msgspec.Struct, frozen=True, rename="camel"):
     payload: Tick
 
 
-@wqcore.kind("registerDynamicSchedule", queue="default", max_attempts=3, timeout_s=60, planned=True)
+@wqcore.kind("registerDynamicSchedule", queue="default", max_attempts=3, timeout_s=60)
 class RegisterDynamicSchedule(msgspec.Struct, frozen=True, rename="camel"):
     """Stores a dynamic schedule and connects its jobs.
 

@@ -9,7 +9,7 @@ import msgspec
 import wqcore
 
 
-@wqcore.kind("registerSource", queue="default", max_attempts=3, timeout_s=60, planned=True)
+@wqcore.kind("registerSource", queue="default", max_attempts=3, timeout_s=60)
 class RegisterSource(msgspec.Struct, frozen=True, rename="camel"):
     """Stores a source of an endpoint.
 
@@ -22,7 +22,7 @@ class RegisterSource(msgspec.Struct, frozen=True, rename="camel"):
     source: dict[str, Any]
 
 
-@wqcore.kind("activateSource", queue="default", max_attempts=3, timeout_s=120, planned=True)
+@wqcore.kind("activateSource", queue="default", max_attempts=3, timeout_s=120)
 class ActivateSource(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """Asks the endpoint to register a source with its origin.
 
@@ -35,7 +35,7 @@ class ActivateSource(msgspec.Struct, frozen=True, rename="camel", omit_defaults=
     orphaned_events: list[str] | None = None
 
 
-@wqcore.kind("deliverHttpSourceRequest", queue="default", max_attempts=5, timeout_s=30, planned=True)
+@wqcore.kind("deliverHttpSourceRequest", queue="default", max_attempts=5, timeout_s=30)
 class DeliverHttpSourceRequest(msgspec.Struct, frozen=True, rename="camel"):
     """Hands a stored request of an HTTP source to the endpoint.
 
@@ -48,7 +48,7 @@ class DeliverHttpSourceRequest(msgspec.Struct, frozen=True, rename="camel"):
     id: str
 
 
-@wqcore.kind("registerDynamicTrigger", queue="default", max_attempts=3, timeout_s=60, planned=True)
+@wqcore.kind("registerDynamicTrigger", queue="default", max_attempts=3, timeout_s=60)
 class RegisterDynamicTrigger(msgspec.Struct, frozen=True, rename="camel"):
     """Stores a dynamic trigger and connects its jobs.
 

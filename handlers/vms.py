@@ -7,7 +7,7 @@ import msgspec
 import wqcore
 
 
-@wqcore.kind("stopVM", queue="internal-queue", priority=50, max_attempts=3, timeout_s=120, planned=True)
+@wqcore.kind("stopVM", queue="internal-queue", priority=50, max_attempts=3, timeout_s=120)
 class StopVM(msgspec.Struct, frozen=True, rename="camel"):
     """Stops a machine and records its state.
 

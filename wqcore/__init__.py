@@ -7,11 +7,13 @@ The public names are those below. How a job travels, in reading order:
     client      inserting, and asking (control/)      line/          insert → turn → execute → settle
     shard       one worker's loop                     upkeep/        beat, rescue, cron, cancels, retire
     keeper      upkeep on its clocks                  proc/          board, children, worker, master
+    attach      a program beside the workers
     settings    every option and its default          db/            connections, statements, migrations
 """
 
 from __future__ import annotations
 
+from wqcore.attach import attached
 from wqcore.catalog import (
     Catalog,
     Kind,
@@ -23,11 +25,14 @@ from wqcore.catalog import (
     work_middleware,
 )
 from wqcore.client import Client, SyncClient
+from wqcore.client.own import current_client
 from wqcore.control.changes import Changed
 from wqcore.control.filters import JobFilter
 from wqcore.control.jobs import FailedAttempt, JobInfo
 from wqcore.control.outcomes import Gap, OutcomeEvent
 from wqcore.control.schedules import ScheduleInfo
+from wqcore.db.migrate import migrations
+from wqcore.db.statements import Statements
 from wqcore.errors import (
     ArgsTooLarge,
     ConfigError,
@@ -105,6 +110,7 @@ __all__ = [
     "SchemaError",
     "Settings",
     "Snooze",
+    "Statements",
     "SyncClient",
     "Unique",
     "UnknownKind",
@@ -112,12 +118,15 @@ __all__ = [
     "UnknownSchedule",
     "WqcoreError",
     "app_settings",
+    "attached",
     "catalog",
+    "current_client",
     "current_job",
     "handler",
     "insert_middleware",
     "kind",
     "load",
+    "migrations",
     "on_start",
     "on_stop",
     "recurring",

@@ -110,25 +110,29 @@ def migrate(
 ) -> None:
     """Bring the database schema to this version, and make the configured queues and kinds known."""
     settings = _settings(config)
-    line = migrations.queue_line(settings.database.schema)
+    preload(settings.process.handlers, timeout_s=settings.process.boot_timeout_s)
+    use_app_settings(settings.app)
+    lines = [migrations.queue_line(settings.database.schema), *migrations.declared_lines()]
     with launch.database(settings) as dsn:
         conn = connect_sync(dsn, settings.database, name="wqcore migrate")
         try:
-            if dry_run or show_sql:
-                steps = migrations.pending(conn, line)
-                if show_sql:
-                    sys.stdout.write(migrations.show(line, steps))
-                for step in steps:
-                    _say(f"would apply {step.version:04d} {step.name} to schema {line.schema}")
-            else:
-                steps = migrations.migrate(conn, line, say=_say)
+            for line in lines:
+                if dry_run or show_sql:
+                    steps = migrations.pending(conn, line)
+                    if show_sql:
+                        sys.stdout.write(migrations.show(line, steps))
+                    for step in steps:
+                        _say(f"would apply {step.version:04d} {step.name} to schema {line.schema}")
+                else:
+                    steps = migrations.migrate(conn, line, say=_say)
+                if not steps:
+                    _say(f"schema {line.schema} is up to date (version {len(line.steps())})")
+            if not (dry_run or show_sql):
                 launch.sync_queues(conn, settings)
-                preload(settings.process.handlers, timeout_s=settings.process.boot_timeout_s)
                 launch.sync_kinds(conn, settings, catalog)
                 if with_roles:
-                    _say(f"role {roles.make_producer(conn, line.schema)} may enqueue jobs; grant it to who shall do so")
-            if not steps:
-                _say(f"schema {line.schema} is up to date (version {len(line.steps())})")
+                    role = roles.make_producer(conn, settings.database.schema)
+                    _say(f"role {role} may enqueue jobs; grant it to who shall do so")
         finally:
             conn.close()
 

@@ -52,11 +52,7 @@ def prepare(settings: Settings, dsn: str, say: Callable[[str], None]) -> None:
     """Makes schema and queues ready. Raises SchemaError, DatabaseUnavailable or ConfigError."""
     conn = connect_sync(dsn, settings.database, name="wqcore launch")
     try:
-        line = migrate.queue_line(settings.database.schema)
-        if settings.database.migrate == "auto":
-            migrate.migrate(conn, line, say=say)
-        else:
-            migrate.require_current(conn, line)
+        bring(conn, migrate.queue_line(settings.database.schema), settings, say)
         sync_queues(conn, settings)
         conn.execute(Statements(settings.database.schema)["make_partitions"])
     except Exception as error:
@@ -65,6 +61,14 @@ def prepare(settings: Settings, dsn: str, say: Callable[[str], None]) -> None:
         raise
     finally:
         conn.close()
+
+
+def bring(conn: Connection, line: migrate.Line, settings: Settings, say: Callable[[str], None]) -> None:
+    """Migrates, or where that is left to people requires that it was done. Raises SchemaError."""
+    if settings.database.migrate == "auto":
+        migrate.migrate(conn, line, say=say)
+    else:
+        migrate.require_current(conn, line)
 
 
 def sync_queues(conn: Connection, settings: Settings) -> None:
@@ -117,6 +121,23 @@ def sync_schedules(
             )
 
 
+def bring_all(settings: Settings, dsn: str, say: Callable[[str], None]) -> None:
+    """Makes wqcore's schema and those that the program has declared ready, and its kinds known. Raises as `prepare`."""
+    prepare(settings, dsn, say)
+    conn = connect_sync(dsn, settings.database, name="wqcore launch")
+    try:
+        _declare_kinds(conn, settings, say)
+    finally:
+        conn.close()
+
+
+def _declare_kinds(conn: Connection, settings: Settings, say: Callable[[str], None]) -> None:
+    """The program's own schemas, then its kinds."""
+    for line in migrate.declared_lines():
+        bring(conn, line, settings, say)
+    sync_kinds(conn, settings, catalog)
+
+
 def run(settings: Settings, dsn: str, say: Callable[[str], None]) -> int:
     """Runs a master until it is drained; the exit code. Raises PreloadError or ConfigError before anything is forked."""
     queues = settings.queues_here()
@@ -166,7 +187,7 @@ def _declare(settings: Settings, dsn: str, say: Callable[[str], None]) -> None:
         say(NOT_PRELOADED)
     conn = connect_sync(dsn, settings.database, name="wqcore launch")
     try:
-        sync_kinds(conn, settings, catalog)
+        _declare_kinds(conn, settings, say)
         sync_schedules(conn, settings, declared(settings), say)
     finally:
         conn.close()

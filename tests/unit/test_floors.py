@@ -16,7 +16,7 @@ FLOORS = {
     "db": 2,
     "line": 3, "upkeep": 3, "control": 3,
     "client": 4, "shard": 4, "keeper": 4,
-    "proc": 5, "launch": 5,
+    "proc": 5, "launch": 5, "attach": 5,
     "cli": 6, "": 6, "__main__": 6, "testing": 6,
 }  # fmt: skip
 SIDE_STAIR = "watch"
@@ -121,7 +121,7 @@ def _with_packages(module: str) -> list[str]:
 
 
 def test_handlers_use_the_public_names_only() -> None:
-    for path in sorted((ROOT.parent / "handlers").glob("*.py")):
+    for path in sorted((ROOT.parent / "handlers").rglob("*.py")):
         for name in imports(path):
             if name.split(".")[0] == "wqcore":
                 assert name == "wqcore" or name.removeprefix("wqcore.") in wqcore.__all__, f"{path.name}: {name}"

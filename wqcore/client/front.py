@@ -58,6 +58,16 @@ class Front:
         self._inserter: Inserter | None = None
         self._notified: dict[str, float] = {}
 
+    @property
+    def dsn(self) -> str:
+        """Where the database is, with the password if it has one."""
+        return self._dsn
+
+    @property
+    def schema(self) -> str:
+        """wqcore's schema there."""
+        return self._database.schema
+
     def _know(self, queues: list[tuple[Any, ...]]) -> None:
         self._inserter = Inserter(dict(queues), self._limits.args_bytes_max)
 

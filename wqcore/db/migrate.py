@@ -4,7 +4,8 @@ Protocol: take an advisory lock named after the schema, read the version, apply 
 also records it. A migrator killed midway leaves whole steps and no lock (advisory locks die with their session). A
 schema newer than the code is refused: an old program must not write into tables it does not know.
 
-A program on top can run its own line of migrations: another `Line` with its own folder and schema.
+A program on top has its own line of migrations, with a folder and a schema of its own, which it declares by
+`wqcore.migrations`; masters, `wqcore migrate` and `wqcore.testing.prepare` apply it after wqcore's.
 """
 
 from __future__ import annotations
@@ -58,6 +59,28 @@ class Line:
 def queue_line(schema: str) -> Line:
     """wqcore's own line."""
     return Line(resources.files("wqcore.db") / "sql" / "migrations", schema)
+
+
+_declared: list[tuple[Traversable, Callable[[], str]]] = []
+
+
+def migrations(folder: Traversable, schema: Callable[[], str]) -> None:
+    """Declares that the program's tables are made by the files `0001_what.sql`, `0002_…` in `folder`.
+
+    Each file is applied once, in a transaction, with `{schema}` standing for the schema, under the rules of
+    `database.migrate` and `wqcore migrate` that wqcore's own follow. A schema newer than the files is refused.
+
+    Args:
+        folder (Traversable): e.g. `importlib.resources.files("shop") / "migrations"`.
+        schema (callable → str): the schema's name; called when the configuration is known.
+    """
+    if (folder, schema) not in _declared:
+        _declared.append((folder, schema))
+
+
+def declared_lines() -> list[Line]:
+    """What `migrations` has declared, in that order. Needs the settings of the program (`use_app_settings`)."""
+    return [Line(folder, schema()) for folder, schema in _declared]
 
 
 def version(conn: Connection, line: Line) -> int:

@@ -17,6 +17,7 @@ from setproctitle import setproctitle
 
 from wqcore import clock
 from wqcore.catalog import catalog
+from wqcore.client.own import use_database
 from wqcore.db import faults
 from wqcore.db.connect import connect_sync
 from wqcore.errors import ConfigError, DatabaseUnavailable, HookFailed, WqcoreError
@@ -62,6 +63,7 @@ def worker(post: Post) -> int:
             preload(program.settings.process.handlers, timeout_s=program.settings.process.boot_timeout_s)
             _make_kinds_known(post, program)
         use_app_settings(program.settings.app)
+        use_database(program.settings, program.dsn)
         problems = app_problems()
         if problems:
             raise ConfigError(problems)

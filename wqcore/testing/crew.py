@@ -23,6 +23,7 @@ import msgspec
 from wqcore import clock
 from wqcore.catalog import Catalog
 from wqcore.catalog import catalog as default_catalog
+from wqcore.client.own import use_database
 from wqcore.db.connect import connect
 from wqcore.db.statements import Statements
 from wqcore.errors import LeaseLost, NotDrained
@@ -157,6 +158,7 @@ class Crew:
     async def start(self) -> None:
         """Connects, runs the start hooks and begins to work. Raises DatabaseUnavailable or HookFailed."""
         self._conn = await connect(self._dsn, self._settings.database, name="wqcore testing")
+        use_database(self._settings, self._dsn)
         try:
             await run_start_hooks(self._settings.process.boot_timeout_s)
         except BaseException:  # whatever ends the start, what it has opened is closed

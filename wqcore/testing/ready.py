@@ -36,6 +36,8 @@ async def prepare(
 ) -> None:
     """Migrates the database, and makes queues, kinds and recurring jobs known to it. May be called again.
 
+    What the program has declared by `wqcore.migrations` is applied too.
+
     Args:
         dsn: where the database is; its user must be allowed to create the schema.
         queues: names, or name → `wqcore.settings.Queue` with limits, slots and workers. A queue that the database
@@ -64,6 +66,9 @@ def prepare_now(dsn: str, queues: Queues, schema: str, catalog: Catalog) -> None
     launch.prepare(settings, dsn, lambda text: None)
     conn = connect_sync(dsn, database, name="wqcore testing")
     try:
+        if catalog is default_catalog:
+            for line in migrate.declared_lines():
+                migrate.migrate(conn, line)
         launch.sync_kinds(conn, settings, catalog)
         if catalog is default_catalog:
             launch.sync_schedules(conn, settings, declared(settings), lambda text: None)
