@@ -251,6 +251,19 @@ create table {schema}.job_run (
 create index job_run_queued on {schema}.job_run (queue_id, queued_at, id) where status = 'QUEUED';
 create index job_run_listed on {schema}.job_run (environment_id, created_at desc);
 
+-- What a run says of itself under a key: the newest word, and those before it.
+create table {schema}.run_status (
+    run_id text not null references {schema}.job_run on delete cascade,
+    key text not null,
+    label text not null,
+    state text check (state in ('loading', 'success', 'failure')),
+    data jsonb,
+    history jsonb not null default '[]',
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now(),
+    primary key (run_id, key)
+);
+
 -- `missing_connection` and the runs that wait for it.
 create table {schema}.waiting_run (
     run_id text not null references {schema}.job_run on delete cascade,
@@ -389,6 +402,15 @@ create table {schema}.repository (
     unique (installation_id, full_name)
 );
 create index on {schema}.repository (full_name) where removed_at is null;
+
+-- The key-value store that an environment's runs share.
+create table {schema}.stored_value (
+    environment_id text not null references {schema}.environment on delete cascade,
+    key text not null,
+    value text not null,
+    updated_at timestamptz not null default now(),
+    primary key (environment_id, key)
+);
 
 -- Which project deploys which branch of which repository, and the endpoint that the deployment serves.
 create table {schema}.project_link (
