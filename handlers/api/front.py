@@ -54,12 +54,14 @@ class Keyed:
 class Open:
     """A route without a key: `function(request)`, with a limit on its time."""
 
+    timeout_s = REQUEST_TIMEOUT_S
+
     def __init__(self, template: str, function: OpenRoute) -> None:
         self.template = template
         self._function = function
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with asyncio.timeout(REQUEST_TIMEOUT_S):
+        async with asyncio.timeout(self.timeout_s):
             response = await self._function(Request(scope, receive))
         await response(scope, receive, send)
 
