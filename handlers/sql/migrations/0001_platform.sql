@@ -63,13 +63,14 @@ create table {schema}.secret (
     updated_at timestamptz not null default now()
 );
 
--- A service that runs connect to; OAuth ones have a token endpoint and a client.
+-- A service that runs connect to; OAuth ones have a token endpoint and a client. Only HOSTED ones have connections here: for
+-- LOCAL and RESOLVER ones the endpoint's own code has or finds the credentials.
 create table {schema}.integration (
     id text primary key,
     organization_id text not null references {schema}.organization on delete cascade,
     slug text not null,
     title text not null,
-    auth_source text not null check (auth_source in ('LOCAL', 'HOSTED')),
+    auth_source text not null check (auth_source in ('LOCAL', 'HOSTED', 'RESOLVER')),
     token_url text,
     client_id text,
     client_secret_sealed bytea,
@@ -329,6 +330,7 @@ create table {schema}.task_attempt (
     unique (task_id, number)
 );
 
+-- `registration_key`: what user code calls this registration of a dynamic trigger.
 create table {schema}.trigger_source (
     id text primary key,
     environment_id text not null references {schema}.environment on delete cascade,
@@ -344,6 +346,7 @@ create table {schema}.trigger_source (
     integration_id text references {schema}.integration on delete set null,
     dynamic_trigger_id text references {schema}.dynamic_trigger on delete cascade,
     register_job_id text references {schema}.job on delete set null,
+    registration_key text,
     account_id text,
     created_at timestamptz not null default now(),
     unique (environment_id, key)
