@@ -1,4 +1,4 @@
--- Makes an execution of a run and enqueues its job; no row when the run has ended or has had %%(executions_max)s of them.
+-- Makes an execution of a run and enqueues its job; no row when the run has ended or has had executions_max of them.
 -- The serial key is that of the run, not of the execution as the kind has it: two executions of one run never overlap.
 -- Locks: the run FOR KEY SHARE (foreign key). Rides: job_run_pkey, job_run_execution_run_id_idx. Repeatable: no, by its id.
 insert into {schema}.job_run_execution (id, run_id, reason, resume_task_id, is_retry, due_at, wq_job_id)

@@ -1,7 +1,7 @@
 -- Begins an execution for its job, and returns all that the endpoint is told; no row when the job no longer has this
 -- execution or the run has ended.
 -- Promises: the task that the execution resumes goes on: a wait (noop) is COMPLETED, another is RUNNING. `tasks` are the
---   completed ones, oldest first, up to %%(tasks_bytes_max)s bytes of output; one that is left out is asked for by its key.
+--   completed ones, oldest first, up to tasks_bytes_max bytes of output; one that is left out is asked for by its key.
 -- Locks: the execution, then the task. Rides: the primary keys, task_run_id_seq_idx, job_integration_pkey.
 -- Repeatable: yes, by the same job.
 with begun as (

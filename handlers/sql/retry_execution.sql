@@ -1,5 +1,5 @@
 -- Performs an execution again: 500 ms after the first time, each time 1.5 times later. No row when it has been performed
--- again %%(retries_max)s times, or the job no longer has it, or the run has ended.
+-- again retries_max times, or the job no longer has it, or the run has ended.
 -- Locks: the execution. Rides: job_run_execution_pkey. Repeatable: yes, without effect: the execution gets another job.
 update {schema}.job_run_execution x
    set status = 'PENDING', retry_count = x.retry_count + 1, is_retry = true, error = %(error)s,

@@ -20,7 +20,7 @@ with run as materialized (
     select %(missing)s || '_' || n.n, n.organization_id, n.environment_id, n.id, n.account_id from needed n order by n.id
     on conflict (environment_id, integration_id, coalesce(account_id, '')) where resolved_at is null
     do update set account_id = excluded.account_id
-    returning m.id, m.id like %(missing)s || '\_%%' as is_new
+    returning m.id, starts_with(m.id, %(missing)s) as is_new
 ), waiting as (
     insert into {schema}.waiting_run (run_id, missing_connection_id)
     select r.id, m.id from run r cross join missed m order by m.id
