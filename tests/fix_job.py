@@ -24,10 +24,13 @@ def make_job(job_id: int = 7, *, attempt: int = 1, queue: str = "internal-queue"
 
 @pytest_asyncio.fixture
 async def app() -> AsyncIterator[Callable[..., None]]:
-    """`app(smtp={…}, endpoints={…})` sets what `wqcore.app_settings` reads; resources are closed after the test."""
+    """`app(smtp={…}, endpoints={…})` sets what `wqcore.app_settings` reads; resources are closed after the test.
+
+    `[app.http]` opens the guard for the tests' servers on loopback, unless a test says otherwise.
+    """
 
     def use(**tables: Any) -> None:
-        use_app_settings(tables)
+        use_app_settings(tables | {"http": {"allow_private_addresses": True} | tables.get("http", {})})
 
     yield use
     await close_resources()

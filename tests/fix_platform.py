@@ -120,5 +120,6 @@ def app_tables(**more: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """`[app]` as the tests have it, with a key of its own; `more` adds or replaces tables."""
     return {
         "secrets": {"keys": Fernet.generate_key().decode()},
+        "http": {"allow_private_addresses": True},  # the tests' servers are on loopback
         "smtp": {"host": "127.0.0.1", "port": 1, "tls": "none", "sender": "wqcore <noreply@example.com>"},
     } | more

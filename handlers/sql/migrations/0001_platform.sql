@@ -78,7 +78,8 @@ create table {schema}.integration (
     unique (organization_id, slug)
 );
 
--- `token_version` grows with each refresh: a token is refreshed once, whoever asks for it.
+-- `token_version` grows with each refresh: a token is refreshed once, whoever asks for it. `issued_at` and `expires_at` are
+-- the life of the access token.
 create table {schema}.connection (
     id text primary key,
     organization_id text not null references {schema}.organization on delete cascade,
@@ -88,6 +89,7 @@ create table {schema}.connection (
     refresh_token_sealed bytea,
     token_version bigint not null default 1,
     scopes text[] not null default '{}',
+    issued_at timestamptz not null default now(),
     expires_at timestamptz,
     enabled boolean not null default true,
     created_at timestamptz not null default now()
