@@ -74,7 +74,9 @@ async def invoke_dispatcher(args: InvokeDispatcher, job: wqcore.Job) -> None:
         except psycopg.errors.UniqueViolation:
             continue  # the same invocation has just made the runs: see the header of the statement
         if invoked is None:
-            raise wqcore.Discard(f"no dispatcher {args.id}, or no event record {args.event_record_id} in its environment")
+            raise wqcore.Discard(
+                f"no dispatcher {args.id}, or no event record {args.event_record_id} in its environment"
+            )
         return
     raise wqcore.Retry(f"dispatcher {args.id} was invoked for event {args.event_record_id} by others all the time")
 

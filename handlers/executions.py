@@ -39,7 +39,7 @@ async def perform(execution: str, job: int) -> None:
     begun = await db.row("begin_execution", execution=execution, job=job, tasks_bytes_max=TASKS_BYTES_MAX)
     if begun is None:
         return
-    endpoint = calls.Endpoint(begun.url, _unsealed(begun.api_key_sealed))
+    endpoint = calls.Endpoint(url=begun.url, api_key=_unsealed(begun.api_key_sealed))
     body = protocol.request_body(begun, _connections(begun.connections or []))
     caller = await calls.caller()
     preprocess = begun.reason == "PREPROCESS"
@@ -142,7 +142,9 @@ async def _go_on(tx: store.Transaction, run: str, answer: protocol.Answer) -> No
         case protocol.ResumeWithTask(task=task):
             waited = await tx.row("waited_task", run=run, task=task.id)
             if waited is None:
-                await end(tx, protocol.failure(f"the run waits for the task {task.id}, which it does not have"), run=run)
+                await end(
+                    tx, protocol.failure(f"the run waits for the task {task.id}, which it does not have"), run=run
+                )
             elif waited.operation is None and task.callback_url is None:
                 # a task with an operation or a callback lets the run go on by itself when it ends
                 await add(tx, run, resume_task=task.id, run_at=waited.delay_until)

@@ -150,10 +150,7 @@ def _events(run: store.Row) -> list[ingest.Event]:
         except msgspec.ValidationError as error:
             logger.warning("run %s: item %d of its output's events is no event: %s", run.id, n, error)
             continue
-        found.append(
-            ingest.Event(
-                id=event.id or f"{run.id}:{n}", name=event.name, payload=event.payload, context=event.context,
-                source=event.source, timestamp=event.timestamp, account_id=run.account_id,
-            )  # fmt: skip
-        )
+        event_id = event.id or f"{run.id}:{n}"
+        given = {name: getattr(event, name) for name in ("name", "payload", "context", "source", "timestamp")}
+        found.append(ingest.Event(id=event_id, account_id=run.account_id, **given))
     return found
