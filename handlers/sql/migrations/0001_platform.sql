@@ -275,6 +275,7 @@ create table {schema}.waiting_run (
 );
 create index on {schema}.waiting_run (missing_connection_id);
 
+-- `wq_job_id` is the performRunExecution job that performs it; a job that is no longer named here is a zombie.
 create table {schema}.job_run_execution (
     id text primary key,
     run_id text not null references {schema}.job_run on delete cascade,
@@ -283,14 +284,15 @@ create table {schema}.job_run_execution (
     retry_count integer not null default 0,
     is_retry boolean not null default false,
     resume_task_id text,
-    wq_job_id bigint,
+    wq_job_id bigint not null,
     error text,
     created_at timestamptz not null default now(),
+    due_at timestamptz not null default now(),
     started_at timestamptz,
     completed_at timestamptz
 );
 create index on {schema}.job_run_execution (run_id);
-create index job_run_execution_started on {schema}.job_run_execution (started_at) where status = 'STARTED';
+create index job_run_execution_open on {schema}.job_run_execution (due_at) where status in ('PENDING', 'STARTED');
 
 create table {schema}.task (
     id text primary key,
