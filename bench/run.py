@@ -66,7 +66,7 @@ def run(
         yield report.Run(
             started_at=started_at,
             mode=mode,
-            machine=_machine(),
+            machine=machine(),
             postgresql=cluster.settings(),
             systems=dict(titles),
             shapes=list(found),
@@ -111,7 +111,8 @@ def _variant(cell: Cell, titles: Mapping[str, report.System]) -> report.System:
     return report.System(cell.title, it.version, it.runtime, it.settings, it.keeps_finished)
 
 
-def _machine() -> report.Machine:
+def machine() -> report.Machine:
+    """What this machine is."""
     told = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.split(":", 1)[1].strip() for line in told if line.startswith("model name")), platform.processor())
     return report.Machine(
