@@ -135,11 +135,18 @@ class Platform:
 
     def cli(self, *words: str) -> Any:
         """Runs `python -m handlers.cli … --json`; what it prints. Raises DemoError."""
-        command = [sys.executable, "-m", "handlers.cli", "--config", str(self.config), *words, "--json"]
+        return json.loads(self._command("handlers.cli", "--config", str(self.config), *words, "--json"))
+
+    def wq(self, *words: str) -> str:
+        """Runs `python -m wqcore …`; what it prints. Raises DemoError."""
+        return self._command("wqcore", "--config", str(self.config), *words)
+
+    def _command(self, module: str, *words: str) -> str:
+        command = [sys.executable, "-m", module, *words]
         run = subprocess.run(command, cwd=PROJECT, env=environment(), capture_output=True, text=True, timeout=60)
         if run.returncode != 0:
             raise DemoError(f"`{' '.join(command[1:])}` ended with {run.returncode}: {run.stderr.strip()}")
-        return json.loads(run.stdout)
+        return run.stdout
 
     def register(self, url: str, slug: str, key: str) -> int:
         """Registers an endpoint over HTTP and waits until its jobs are; how many there are. Raises DemoError."""
