@@ -55,17 +55,15 @@ class SdkEndpoint:
 
     def stop(self) -> None:
         """Ends it as the end of its parent would; what it is doing is cut off."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
         try:
-            self._process.wait(STOP_LIMIT_S)
+            self._process.communicate(timeout=STOP_LIMIT_S)  # closes its standard input and waits
         except subprocess.TimeoutExpired:
             self.kill()
 
     def kill(self) -> None:
         """Ends it with SIGKILL."""
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
 
 
 class Sdk:
@@ -98,7 +96,7 @@ class Sdk:
         listens = select.select([process.stdout], [], [], START_LIMIT_S)[0] and process.stdout.readline()
         if not listens:
             process.kill()
-            process.wait()
+            process.communicate()
             pytest.fail(f"the endpoint did not start: {log.read_text()[-2000:]}")
         endpoint = SdkEndpoint(process, id_, json.loads(listens)["port"], journal, log)
         self._endpoints.append(endpoint)
