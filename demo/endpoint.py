@@ -145,7 +145,7 @@ class Endpoint:
         if job is None:
             return answer({"message": "Job not found"}, 404)
         try:
-            output = await job(execution.event.get("payload"), Run(execution, self.platform))
+            output = await job(execution.event.get("payload") or {}, Run(execution, self.platform))
         except Resume as resume:
             return answer({"status": "RESUME_WITH_TASK", "task": resume.args[0]})
         except (aiohttp.ClientError, TimeoutError) as error:
