@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.fix_master import server, until
+from tests.fix_master import until
 from tests.fix_pipeline import RUN_LIMIT_S, Running, running, upstream
-from tests.fix_sdk import sdk_packages
 
-__all__ = ["running", "sdk_packages", "server", "upstream"]
+__all__ = ["running", "upstream"]
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -190,6 +189,7 @@ def test_200_runs_end_once_each_though_workers_are_killed(running: Running) -> N
             os.kill(victim, signal.SIGKILL)
             killed.append(victim)
         time.sleep(0.3)  # a kill that comes while the last one is being repaired, but lets some work through
+
     # what lost its worker is found by the sweep, which is asked for here instead of waited for
     def swept() -> bool:
         running.platform.wq("schedules", "trigger", "sweepExecutions")
