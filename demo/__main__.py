@@ -28,7 +28,7 @@ from rich.markup import escape
 
 import wqcore
 from demo import show, verdict
-from demo.processes import PROJECT, DemoError, MailServerProcess, Master, wait_until
+from demo.processes import PROJECT, DemoError, Master, Service, wait_until
 from demo.smtp_server import REFUSED, Accepted
 from demo.verdict import Ended
 from handlers.email import ScheduleEmail
@@ -172,13 +172,25 @@ class Demo:
         journal = ROOM / "journal.jsonl"
         journal.write_bytes(b"")
         with _signals_held():
-            self._server = MailServerProcess(journal, ROOM / "smtp.log", SERVER_DELAY_MS)
+            self._server = Service(
+                "mail server",
+                [
+                    sys.executable,
+                    "-m",
+                    "demo.smtp_server",
+                    "--journal",
+                    str(journal),
+                    "--delay-ms",
+                    str(SERVER_DELAY_MS),
+                ],
+                ROOM / "smtp.log",
+            )
             self._stack.callback(self._server.stop)
         self._server.wait_ready()
         config = ROOM / "demo.toml"
         config.write_text(_config(postgres.dsn, self._server.port), "utf-8")
         with _signals_held():
-            self._master = Master(config, ROOM / "workers.log", QUEUE)
+            self._master = Master(config, ROOM / "workers.log")
             self._stack.callback(self._master.stop)
         workers = self._master.wait_ready(PROCESSES)
         self._settings = wqcore.load(config, environ={})
@@ -206,14 +218,14 @@ class Demo:
             self._master.check()
             self._journal.read()
             unfinished, retries = self._history.counts()
-            ended, workers = len(self._mails) - unfinished, len(self._master.working())
+            ended, workers = len(self._mails) - unfinished, len(self._master.working(QUEUE))
             board.show(len(self._journal.addresses), ended, retries, workers)
             if not self._killed_at and len(self._journal.addresses) >= self._to_deliver / 2:
                 self._kill(board)
             time.sleep(READ_EVERY_S)
 
     def _kill(self, board: show.Board) -> None:
-        before = self._master.working()
+        before = self._master.working(QUEUE)
         if not before:
             raise DemoError("there is no worker to kill")
         victim, *others = before
@@ -221,8 +233,8 @@ class Demo:
         os.kill(victim, signal.SIGKILL)
         board.say(f"[red]SIGKILL[/red] to worker process {victim}, halfway")
         known = {*others, victim}
-        wait_until(lambda: bool(set(self._master.working()) - known), REPLACED_WITHIN_S)
-        new = set(self._master.working()) - known
+        wait_until(lambda: bool(set(self._master.working(QUEUE)) - known), REPLACED_WITHIN_S)
+        new = set(self._master.working(QUEUE)) - known
         if new:
             self._replaced_after_s = time.time() - self._killed_at
             board.say(f"worker process {min(new)} has taken its place")

@@ -1,13 +1,14 @@
 """Starts and ends the demo's processes; each is known by its pid, and at the end none is left.
 
 Children get a session of their own, so that Ctrl-C reaches only the demo, which ends them in order. Should the demo
-itself be killed, the kernel sends the master SIGTERM, and the mail server sees its standard input end; PostgreSQL stays
+itself be killed, the kernel sends the master SIGTERM, and services see their standard input end; PostgreSQL stays
 until the next demo takes it over.
 """
 
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import select
 import signal
@@ -31,15 +32,18 @@ class DemoError(Exception):
     """The demo cannot go on; the text says why."""
 
 
-class MailServerProcess:
-    """The mail server."""
+class Service:
+    """A program that prints `{"port": …}` as its first line once it listens, and ends when its standard input does."""
 
-    def __init__(self, journal: Path, log: Path, delay_ms: float) -> None:
-        command = [sys.executable, "-m", "demo.smtp_server", "--journal", str(journal), "--delay-ms", str(delay_ms)]
+    def __init__(
+        self, name: str, command: list[str], log: Path, *, variables: dict[str, str] | None = None, cwd: Path = PROJECT
+    ) -> None:
+        self._name = name
         with log.open("wb") as log_file:
             self.process = subprocess.Popen(
                 command,
-                cwd=PROJECT,
+                cwd=cwd,
+                env=environment() | (variables or {}),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log_file,
@@ -54,28 +58,28 @@ class MailServerProcess:
         ready, _, _ = select.select([self.process.stdout], [], [], START_TIMEOUT_S)
         line = self.process.stdout.readline() if ready else b""
         if not line:
-            raise DemoError(f"the mail server did not start; its log:\n{tail(self._log)}")
-        self.port = int(line)
+            raise DemoError(f"the {self._name} did not start; its log:\n{tail(self._log)}")
+        self.port = int(json.loads(line)["port"])
 
-    def stop(self) -> None:
-        """Ends it."""
-        end(self.process)
+    def stop(self) -> bool:
+        """Ends it; whether SIGTERM was enough."""
+        in_time = end(self.process)
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
                 with suppress(OSError):
                     stream.close()
+        return in_time
 
 
 class Master:
     """wqcore's master, started as a user would, and its children."""
 
-    def __init__(self, config: Path, log: Path, queue: str) -> None:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("WQCORE_")}
+    def __init__(self, config: Path, log: Path) -> None:
         with log.open("wb") as log_file:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "wqcore", "--config", str(config)],
                 cwd=PROJECT,
-                env=environment,
+                env=environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log_file,
                 stderr=log_file,
@@ -83,7 +87,6 @@ class Master:
                 preexec_fn=_terminate_with_parent,
             )
         self._log = log
-        self._title = f"wqcore: worker {queue}/"
         self._seen: set[psutil.Process] = set()
 
     def wait_ready(self, workers: int) -> list[int]:
@@ -102,13 +105,13 @@ class Master:
         if self.process.poll() is not None:
             raise DemoError(f"the master ended with code {self.process.returncode}; its log:\n{tail(self._log)}")
 
-    def working(self) -> list[int]:
-        """The pids of the worker processes that have started."""
+    def working(self, queue: str = "") -> list[int]:
+        """The pids of the worker processes that have started, of one queue or of all."""
         pids = []
         for child in self._children():
             with suppress(psutil.Error, IndexError):
                 title = child.cmdline()[0]
-                if title.startswith(self._title) and not title.endswith("starting"):
+                if title.startswith(f"wqcore: worker {queue}") and not title.endswith("starting"):
                     pids.append(child.pid)
         return pids
 
@@ -159,6 +162,11 @@ def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
 def tail(log: Path, lines: int = 15) -> str:
     """The end of a log."""
     return "\n".join(log.read_text("utf-8", "replace").splitlines()[-lines:]) or "(empty)"
+
+
+def environment() -> dict[str, str]:
+    """Ours, without settings of another wqcore."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("WQCORE_")}
 
 
 def _terminate_with_parent() -> None:

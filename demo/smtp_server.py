@@ -4,7 +4,7 @@ It refuses `…@refused.example` for ever (550), and an address `…@greylisted.
 mail takes `--delay-ms`, half of it before the journal is written and half after, as a server has work on both sides.
 A client that dies before the journal's line loses the mail here; one that dies after it does not know that it arrived.
 
-A line of the journal is JSON: at (Unix time), to, job_id, message_id. The port is the first line on standard
+A line of the journal is JSON: at (Unix time), to, job_id, message_id. `{"port": …}` is the first line on standard
 output. The process ends on SIGTERM, and when its standard input ends: so it never outlives who started it.
 """
 
@@ -79,7 +79,7 @@ async def serve(journal: str, delay_s: float) -> None:
     server = await loop.create_server(
         lambda: SMTP(hooks, hostname="server.example", ident="demo", enable_SMTPUTF8=True, loop=loop), "127.0.0.1", 0
     )
-    sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
+    sys.stdout.write(f'{{"port": {server.sockets[0].getsockname()[1]}}}\n')
     sys.stdout.flush()
     await over.wait()
     server.close()

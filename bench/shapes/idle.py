@@ -11,10 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import psutil
-
-from wqcore.db import migrate
-from wqcore.db.connect import connect_sync
-from wqcore.settings import Database as DatabaseSettings
+from cryptography.fernet import Fernet
 
 from ..errors import BenchError
 from ..measure import Round
@@ -43,15 +40,14 @@ def shape(bench: Bench) -> Shape:
 
 def _run(bench: Bench) -> Round:
     with bench.cluster.database("bench_idle") as database, tempfile.TemporaryFile() as errors:
-        with connect_sync(database.dsn, DatabaseSettings(), name="bench") as conn:
-            migrate.migrate(conn, migrate.queue_line("wqcore"), say=lambda text: None)
         env = os.environ | {
             "WQCORE_DATABASE__DSN": database.dsn,
             "WQCORE_APP__SMTP__SENDER": "bench@example.com",
+            "WQCORE_APP__SECRETS__KEYS": Fernet.generate_key().decode(),
         }
-        master = subprocess.Popen(
-            [sys.executable, "-m", "wqcore", "--config", str(CONFIG)], env=env, stderr=errors, stdout=errors
-        )
+        command = [sys.executable, "-m", "wqcore", "--config", str(CONFIG)]
+        subprocess.run([*command, "migrate"], env=env, check=True, capture_output=True, timeout=60)
+        master = subprocess.Popen(command, env=env, stderr=errors, stdout=errors)
         try:
             time.sleep(CALM_S)
             before = _cpu_s(master.pid)

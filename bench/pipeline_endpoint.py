@@ -1,0 +1,79 @@
+"""A trivial endpoint for bench/pipeline.py: it answers every call at once, so that only the platform is measured.
+
+One job, `plain`, on the event `bench.run`, that succeeds without a task. Prints `{"port": …}` when it listens; ends when
+its standard input does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+
+import httptools
+import uvloop
+
+JOB = {
+    "id": "plain",
+    "name": "Plain",
+    "version": "1.0.0",
+    "event": {"name": "bench.run", "title": "Bench", "source": "trigger.dev", "icon": "bolt"},
+    "trigger": {
+        "type": "static",
+        "title": "Bench",
+        "rule": {"event": "bench.run", "source": "trigger.dev", "payload": {}},
+    },
+    "integrations": {},
+    "enabled": True,
+    "startPosition": "latest",
+    "preprocessRuns": False,
+}
+ANSWERS = {
+    b"PING": {"ok": True},
+    b"INDEX_ENDPOINT": {"jobs": [JOB], "sources": [], "dynamicTriggers": [], "dynamicSchedules": []},
+    b"EXECUTE_JOB": {"status": "SUCCESS", "output": {"ok": True}},
+}
+REPLIES = {
+    action: b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+    for action, body in ((action, json.dumps(answer).encode()) for action, answer in ANSWERS.items())
+}
+UNKNOWN = b"HTTP/1.1 405 Method Not Allowed\r\ncontent-length: 0\r\n\r\n"
+
+
+class Connection(asyncio.Protocol):
+    """One connection of the platform, kept open."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._parser = httptools.HttpRequestParser(self)
+        self._action = b""
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"x-trigger-action":
+            self._action = value
+
+    def on_message_complete(self) -> None:
+        assert isinstance(self._transport, asyncio.WriteTransport)
+        self._transport.write(REPLIES.get(self._action, UNKNOWN))
+
+
+async def serve() -> None:
+    """Serves until SIGTERM or the end of standard input."""
+    loop = asyncio.get_running_loop()
+    over = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, over.set)
+    loop.add_reader(sys.stdin.fileno(), lambda: None if os.read(sys.stdin.fileno(), 1) else over.set())
+    server = await loop.create_server(Connection, "127.0.0.1", 0)
+    sys.stdout.write(json.dumps({"port": server.sockets[0].getsockname()[1]}) + "\n")
+    sys.stdout.flush()
+    await over.wait()
+    server.close()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve())
