@@ -1,8 +1,7 @@
 """Starts and ends the demo's processes; each is known by its pid, and at the end none is left.
 
 Children get a session of their own, so that Ctrl-C reaches only the demo, which ends them in order. Should the demo
-itself be killed, the kernel sends the master SIGTERM, and services see their standard input end; PostgreSQL stays
-until the next demo takes it over.
+itself be killed, the kernel sends all of them SIGTERM; PostgreSQL stays until the next demo takes it over.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class DemoError(Exception):
 
 
 class Service:
-    """A program that prints `{"port": …}` as its first line once it listens, and ends when its standard input does."""
+    """A program that prints `{"port": …}` as its first line once it listens."""
 
     def __init__(
         self, name: str, command: list[str], log: Path, *, variables: dict[str, str] | None = None, cwd: Path = PROJECT
@@ -48,6 +47,7 @@ class Service:
                 stdout=subprocess.PIPE,
                 stderr=log_file,
                 start_new_session=True,
+                preexec_fn=_terminate_with_parent,
             )
         self._log = log
         self.port = 0
