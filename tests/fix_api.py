@@ -62,7 +62,8 @@ class ApiServer:
         p, names = self.platform, {name: ids.new(name) for name in ("queue", "version", "disp", "evt", "run")}
         endpoint, job_id = p.add_endpoint("http://127.0.0.1:1/", ids.new("slug")), ids.new("job")
         text = (
-            "with q as (insert into {s}.job_queue (id, environment_id, name, max_jobs) values (%(queue)s, %(env)s, %(queue)s, 9)), "
+            "with q as (insert into {s}.job_queue (id, environment_id, name, max_jobs) "
+            "      values (%(queue)s, %(env)s, %(queue)s, 9)), "
             "j as (insert into {s}.job (id, project_id, slug, title) values (%(job)s, %(project)s, %(slug)s, 'Hello') "
             "      on conflict (project_id, slug) do update set title = excluded.title returning id), "
             "v as (insert into {s}.job_version (id, job_id, environment_id, endpoint_id, queue_id, version, event, trigger) "
@@ -98,12 +99,11 @@ def add_stranger(platform: Platform) -> str:
 @pytest_asyncio.fixture
 async def api(platform: Platform) -> AsyncIterator[ApiServer]:
     """A listening ApiServer with small limits."""
-    server = make_server(Api(port=0, drain_timeout_s=1))
+    port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    server = make_server(Api(port=0, drain_timeout_s=1), port.set_result)
     serving = asyncio.ensure_future(server.serve())
-    while not server.started:
-        assert not serving.done(), serving
-        await asyncio.sleep(0.01)
+    await asyncio.wait([port, serving], return_when=asyncio.FIRST_COMPLETED)
     async with aiohttp.ClientSession() as http:
-        yield ApiServer(f"http://127.0.0.1:{server.port}", platform, add_stranger(platform), http)
+        yield ApiServer(f"http://127.0.0.1:{await port}", platform, add_stranger(platform), http)
     server.should_exit = True
     await serving

@@ -1,5 +1,6 @@
 """`python -m handlers.api --config FILE [--port N]` serves the platform's HTTP side until TERM or Ctrl-C.
 
+Once it accepts connections it prints `{"port": …}`, its only line on standard output, for programs that start it.
 Exit codes: 0 stopped · 2 wrong usage or configuration · 3 the database cannot be used.
 """
 
@@ -49,8 +50,13 @@ def main(
 async def _serve(settings: wqcore.Settings, port: int | None) -> None:
     async with wqcore.attached(settings, say=logger.info):
         options = api.settings()
-        await serve(make_server(options if port is None else msgspec.structs.replace(options, port=port)))
+        await serve(make_server(options if port is None else msgspec.structs.replace(options, port=port), _listening))
     logger.info("stopped")
+
+
+def _listening(port: int) -> None:
+    sys.stdout.write(f'{{"port": {port}}}\n')
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

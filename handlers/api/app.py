@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -83,7 +84,14 @@ async def health(request: Request) -> Response:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server without its signals: it would kill the process by the one it got, before resources are closed."""
+    """uvicorn's server without its signals: it would kill the process by the one it got, before resources are closed.
+
+    `listening(port)` is called once it accepts connections.
+    """
+
+    def __init__(self, config: uvicorn.Config, listening: Callable[[int], None]) -> None:
+        super().__init__(config)
+        self._listening = listening
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -97,15 +105,12 @@ class Server(uvicorn.Server):
         except SystemExit:  # uvicorn's way to say it
             where = f"{self.config.host}:{self.config.port}"
             raise wqcore.ConfigError([f"app.api: cannot listen on {where}; the line above says why"]) from None
-        logger.info("listening on http://%s:%d", self.config.host, self.port)
-
-    @property
-    def port(self) -> int:
-        """Where it listens, once it has `started`."""
-        return int(self.servers[0].sockets[0].getsockname()[1])
+        port = self.servers[0].sockets[0].getsockname()[1]
+        logger.info("listening on http://%s:%d", self.config.host, port)
+        self._listening(port)
 
 
-def make_server(options: Api) -> Server:
+def make_server(options: Api, listening: Callable[[int], None]) -> Server:
     """The server; `await server.serve()` runs it until `server.should_exit` is set."""
     return Server(
         uvicorn.Config(
@@ -122,8 +127,9 @@ def make_server(options: Api) -> Server:
             server_header=False,
             proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=round(options.drain_timeout_s + 0.5),
-        )
+            timeout_graceful_shutdown=math.ceil(options.drain_timeout_s),
+        ),
+        listening,
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
@@ -74,7 +74,8 @@ async def read(request: Request, as_type: type[T]) -> T:
 
 def parse(data: bytes | str, as_type: type[T], at: str = "") -> T:
     """`data` as JSON of the type; `at` is the field in which it was found. Raises Refused (422)."""
-    decoder: msgspec.json.Decoder[T] = _decoder(as_type)
+    hashable: Any = as_type
+    decoder: msgspec.json.Decoder[T] = _decoder(hashable)
     try:
         value = decoder.decode(data)
     except msgspec.ValidationError as error:
@@ -105,8 +106,8 @@ def valid() -> Iterator[None]:
 
 
 @functools.cache
-def _decoder(as_type: Hashable) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(as_type)  # type: ignore[call-overload]
+def _decoder(as_type: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(as_type)
 
 
 def _path_of_nul(value: Any, path: str) -> str | None:

@@ -19,10 +19,6 @@ ROW: Final = {
     "updatedAt": "updated_at",
     "completedAt": "completed_at",
 }
-TASK: Final = {
-    "id": "id", "displayKey": "display_key", "status": "status", "name": "name", "icon": "icon",
-    "startedAt": "started_at", "completedAt": "completed_at",
-}  # fmt: skip
 
 
 async def show(request: Request, environment: records.Environment) -> Response:
@@ -36,13 +32,12 @@ async def show(request: Request, environment: records.Environment) -> Response:
             raise not_found("run")
         tasks = await one.rows("api_run_tasks", run=run.id, cursor=cursor, top=not subtasks, take=take + 1)
         stated = await one.rows("api_run_statuses", run=run.id)
-    shown = [_task(task, details) for task in tasks[:take]]
     more = {"nextCursor": tasks[take].id} if len(tasks) > take else {}
     return reply(
         _run(run)
         | {
             "output": run.output,
-            "tasks": records.tree(shown, [task.parent_id for task in tasks[:take]]),
+            "tasks": records.tree(tasks[:take], details=details),
             "statuses": [statuses.record(status) for status in stated],
         }
         | more
@@ -72,13 +67,6 @@ def page(request: Request) -> tuple[int, str | None]:
 
 def _run(row: store.Row) -> dict[str, Any]:
     return {name: getattr(row, column) for name, column in ROW.items()}
-
-
-def _task(row: store.Row, details: bool) -> dict[str, Any]:
-    task = {name: getattr(row, column) for name, column in TASK.items()}
-    if details:
-        task |= {"params": records.redacted(row, "params"), "output": records.redacted(row, "output")}
-    return task
 
 
 def _flag(request: Request, name: str) -> bool:

@@ -33,7 +33,13 @@ async def register_dynamic(request: Request, environment: records.Environment) -
     with valid():
         async with db.transaction() as tx:
             done = await sources.register_dynamic(
-                tx, environment.id, request.path_params["client"], request.path_params["trigger"], key_of(request), body
+                tx,
+                environment.id,
+                request.path_params["client"],
+                request.path_params["trigger"],
+                key_of(request),
+                body,
+                idempotency_key=request.headers.get("idempotency-key"),
             )
     if done is None:
         raise not_found("dynamic trigger")

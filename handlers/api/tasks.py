@@ -18,7 +18,6 @@ from handlers.schedules import Instant
 
 SERIALIZED_OUTPUT: Final = "2023-11-01"
 """From this `trigger-version` of a request on, `output` is JSON in a string."""
-ENDED: Final = ("SUCCESS", "FAILURE", "TIMED_OUT", "ABORTED", "CANCELED", "UNRESOLVED_AUTH", "INVALID_PAYLOAD")
 OPEN: Final = ("PENDING", "WAITING", "RUNNING")
 TRIES: Final = 3
 """Each is lost only to a transaction that commits between a statement's snapshot and its write, and is seen by the next."""
@@ -105,7 +104,7 @@ async def run_task(request: Request, environment: records.Environment) -> Respon
             raise not_found("run")
         if task.id is not None:
             return reply(server_task(task))
-        if task.run_status in ENDED:
+        if task.run_ended:
             raise Refused(409, f"the run has ended ({task.run_status}): it takes no more tasks")
     raise Refused(503, "the task is being made by another request: try again", headers={"retry-after": "1"})
 

@@ -46,7 +46,9 @@ async def test_one_event_posted_many_times_at_once_is_one(api: ApiServer) -> Non
 
 async def test_two_environments_may_use_the_same_id(api: ApiServer) -> None:
     mine = await api.call("POST", "/api/v1/events", {"event": {"id": "a", "name": "x", "payload": "mine"}})
-    theirs = await api.call("POST", "/api/v1/events", {"event": {"id": "a", "name": "x", "payload": "theirs"}}, key=api.stranger)
+    theirs = await api.call(
+        "POST", "/api/v1/events", {"event": {"id": "a", "name": "x", "payload": "theirs"}}, key=api.stranger
+    )
     assert (mine.body["payload"], theirs.body["payload"]) == ("mine", "theirs")
 
 

@@ -49,12 +49,16 @@ async def test_a_new_key_works_at_once_though_it_was_refused_before(api: ApiServ
     key = secrets.new_api_key("dev")
     assert (await api.call("POST", "/api/v1/events", EVENT, key=key)).status == 401
     api.platform.sql(
-        "update {s}.environment set api_key_hash = %s where id = %s", secrets.api_key_hash(key), api.platform.environment
+        "update {s}.environment set api_key_hash = %s where id = %s",
+        secrets.api_key_hash(key),
+        api.platform.environment,
     )
     assert (await api.call("POST", "/api/v1/events", EVENT, key=key)).status == 200
 
 
-async def test_an_event_for_an_environment_that_was_deleted_under_a_remembered_key_is_not_a_fault(api: ApiServer) -> None:
+async def test_an_event_for_an_environment_that_was_deleted_under_a_remembered_key_is_not_a_fault(
+    api: ApiServer,
+) -> None:
     assert (await api.call("POST", "/api/v1/events", EVENT)).status == 200
     api.platform.sql("delete from {s}.environment where id = %s", api.platform.environment)
     assert (await api.call("POST", "/api/v1/events", EVENT)).status == 404

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from handlers.api.tasks import ENDED
+from handlers.records import RUN_STATUSES
 from tests.fix_api import ApiServer, Reply, api
 from tests.fix_pg import empty_dsn, pg
 from tests.fix_platform import platform
@@ -72,7 +72,9 @@ async def test_an_operation_runs_and_its_job_exists_once(api: ApiServer) -> None
     assert (task["status"], task["operation"]) == ("RUNNING", "fetch")
     assert (await make(api, run, operation="fetch")).body == task
     assert api.platform.jobs("performTaskOperation") == [{"id": task["id"]}]
-    assert api.platform.one("select serial_key from {wq}.job where kind = 'performTaskOperation'") == f"tasks-{task['id']}"
+    assert (
+        api.platform.one("select serial_key from {wq}.job where kind = 'performTaskOperation'") == f"tasks-{task['id']}"
+    )
 
 
 async def test_an_operation_for_later_is_performed_later(api: ApiServer) -> None:
@@ -115,11 +117,11 @@ async def test_a_callback_is_refused(api: ApiServer) -> None:
     assert (await make(api, api.add_run(), callback={"enabled": False})).status == 200
 
 
-@pytest.mark.parametrize("status", ENDED)
+@pytest.mark.parametrize("status", RUN_STATUSES[5:])
 async def test_a_run_that_has_ended_takes_no_task_but_shows_those_it_has(api: ApiServer, status: str) -> None:
     run = api.add_run()
     task = (await make(api, run)).body
-    api.platform.sql("update {s}.job_run set status = %s where id = %s", status, run)
+    api.platform.sql("update {s}.job_run set status = %s, completed_at = now() where id = %s", status, run)
     assert (await make(api, run)).body == task
     answer = await make(api, run, "new")
     assert (answer.status, status in answer.body["error"]) == (409, True)
@@ -151,7 +153,9 @@ async def test_a_task_completes_once_with_the_json_in_the_string(api: ApiServer)
         ({}, "2023-11-01", None),
     ],
 )
-async def test_older_sdks_send_the_output_itself(api: ApiServer, body: dict[str, Any], version: str, output: Any) -> None:
+async def test_older_sdks_send_the_output_itself(
+    api: ApiServer, body: dict[str, Any], version: str, output: Any
+) -> None:
     run = api.add_run()
     task = (await make(api, run)).body
     path = f"/api/v1/runs/{run}/tasks/{task['id']}/complete"
@@ -190,7 +194,9 @@ async def test_ends_of_one_task_at_once_agree_on_one_of_them(api: ApiServer) -> 
     path = f"/api/v1/runs/{run}/tasks/{task['id']}"
     answers = await asyncio.gather(
         *(
-            api.call("POST", f"{path}/complete", {"output": n}) if n % 2 else api.call("POST", f"{path}/fail", {"error": n})
+            api.call("POST", f"{path}/complete", {"output": n})
+            if n % 2
+            else api.call("POST", f"{path}/fail", {"error": n})
             for n in range(20)
         )
     )
