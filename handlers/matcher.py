@@ -21,9 +21,10 @@ def matches(payload: Any, filter: Mapping[str, Any]) -> bool:
     """True when `payload` (any JSON) passes `filter`."""
     if not filter:
         return True
-    if not isinstance(payload, Mapping):
+    if payload is None or payload is ABSENT:
         return False
-    return all(_passes(payload.get(key, ABSENT), pattern) for key, pattern in filter.items())
+    values = payload if isinstance(payload, Mapping) else {}  # a scalar has no keys; they are all absent
+    return all(_passes(values.get(key, ABSENT), pattern) for key, pattern in filter.items())
 
 
 def _passes(value: Any, pattern: Any) -> bool:

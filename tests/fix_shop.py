@@ -57,7 +57,13 @@ class Shop:
         return job, version
 
     def add_dispatcher(
-        self, target: str, *events: str, kind: str = "JOB_VERSION", payload: Any = None, context: Any = None, **more: Any
+        self,
+        target: str,
+        *events: str,
+        kind: str = "JOB_VERSION",
+        payload: Any = None,
+        context: Any = None,
+        **more: Any,
     ) -> str:
         """A dispatcher of this target for these events; its id."""
         dispatcher = ids.new("disp")
@@ -79,7 +85,9 @@ class Shop:
         )  # fmt: skip
         return queue
 
-    async def add_event(self, name: str = "order.made", payload: Any = None, *, deliver: bool = False, **more: Any) -> str:
+    async def add_event(
+        self, name: str = "order.made", payload: Any = None, *, deliver: bool = False, **more: Any
+    ) -> str:
         """A record of a new event; its id."""
         event = Event(id=more.pop("id", ids.new("e")), name=name, payload=payload, **more)
         [record] = await ingest(self.platform.store, self.platform.environment, [event], deliver=deliver)

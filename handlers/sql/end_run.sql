@@ -7,7 +7,7 @@
 with execution as (
     update {schema}.job_run_execution x
        set status = case when %(status)s = 'SUCCESS' then 'SUCCESS' else 'FAILURE' end, error = %(error)s, completed_at = now()
-     where x.id = %(execution)s::text and x.wq_job_id = %(job)s::bigint and x.status = 'STARTED'
+     where x.id = %(execution)s::text and x.wq_job_id = %(job)s::bigint and x.status in ('PENDING', 'STARTED')
     returning x.run_id
 ), run as materialized (
     select r.id, r.queue_id, r.has_place from {schema}.job_run r

@@ -146,11 +146,16 @@ async def test_a_disabled_dispatcher_and_a_disabled_version_make_no_run(shop: Sh
 async def test_an_event_becomes_a_run_that_succeeds(shop: Shop) -> None:
     shop.endpoint.will_answer({"status": "SUCCESS", "output": {"shipped": 1.0}})
     event = await shop.add_event(
-        payload={"amount": 12345678901234567890}, id="order-1", deliver=True, timestamp=dt.datetime(2023, 7, 1, tzinfo=dt.UTC)
+        payload={"amount": 12345678901234567890},
+        id="order-1",
+        deliver=True,
+        timestamp=dt.datetime(2023, 7, 1, tzinfo=dt.UTC),
     )
     drained = await shop.platform.drain()
     assert (drained.completed, drained.failed, drained.discarded) == (7, 0, 0)
-    assert shop.platform.sql("select status, output, event_id from {s}.job_run") == [("SUCCESS", {"shipped": 1.0}, event)]
+    assert shop.platform.sql("select status, output, event_id from {s}.job_run") == [
+        ("SUCCESS", {"shipped": 1.0}, event)
+    ]
     assert shop.places_taken() == 0
     assert b"12345678901234567890" in shop.endpoint.requests[0].body
     assert shop.body()["event"] | {"payload": None} == {
