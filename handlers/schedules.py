@@ -162,7 +162,7 @@ async def unregister(tx: store.Transaction, environment_id: str, client: str, tr
 
 
 def next_tick(cron: str | None, seconds: int | None, after: dt.datetime, now: dt.datetime) -> dt.datetime | None:
-    """The first tick later than both `after` and `now`; None when there is none within 50 years (30 February).
+    """The first tick later than both `after` and `now`; None when there is none within 50 years.
 
     An interval's ticks are whole intervals from `after`. The result is in UTC, whatever zone the database's times came in.
     """
