@@ -3,7 +3,7 @@
 connectionCreated and missingConnectionCreated are one transaction each: a crash leaves nothing of them or all of it.
 
 refreshOAuthToken: take the connection's lock (another job that has it → come back later), read the token, ask the token
-endpoint, store what it gave over the version that was read together with the next refresh, give the lock back. A crash
+endpoint, store what it gave over the version that was read, together with the next refresh, give the lock back. A crash
 before the request leaves nothing, and the lock is free when the session ends. A crash between the request and the commit
 loses what the endpoint gave: a service that takes a refresh token only once then answers invalid_grant, and the
 connection is disabled until it is made again. That window cannot be closed from this side.
@@ -155,28 +155,37 @@ async def refresh_oauth_token(args: RefreshOAuthToken, job: wqcore.Job) -> None:
         wqcore.Snooze: another job refreshes it.
     """
     db = await store.open_store()
-    # A lock of the session: a transaction must not stay open during a call, and a crash must free it.
     async with db.connection() as one:
+        if await _due(one, args) is None:
+            return
+        # a lock of the session: a transaction must not stay open during a call, and a crash must free it
         lock = await one.row("lock_refresh", id=args.connection_id)
         if lock is None or not lock.locked:
             raise wqcore.Snooze(after=LOCKED_S)
         try:
-            await _refresh(one, args)
+            token = await _due(one, args)  # again: whoever had the lock may have refreshed it
+            if token is not None:
+                await _refresh(one, args, token)
         finally:
             with contextlib.suppress(psycopg.Error):  # a connection that is broken has lost the lock already
                 await one.row("unlock_refresh", id=args.connection_id)
 
 
-async def _refresh(one: store.Transaction, args: RefreshOAuthToken) -> None:
+async def _due(one: store.Transaction, args: RefreshOAuthToken) -> store.Row | None:
+    """The token, or None when it is fresh or does not expire. Raises wqcore.Discard when it cannot be refreshed."""
     token = await one.row("connection_token", id=args.connection_id, organization=args.organization_id)
     if token is None:
         raise wqcore.Discard(f"organization {args.organization_id} has no connection {args.connection_id}")
     if not token.enabled:
         raise wqcore.Discard(f"connection {token.id} is disabled; it has to be made again")
     if token.expires_at is None or token.now < _refresh_at(token):
-        return
+        return None
     if token.refresh_token_sealed is None or token.token_url is None:
         raise wqcore.Discard(f"connection {token.id} has no refresh token, or its integration no token_url")
+    return token
+
+
+async def _refresh(one: store.Transaction, args: RefreshOAuthToken, token: store.Row) -> None:
     what = f"refresh of connection {token.id} at {token.token_url}"
     answer = await _ask(token, what)
     refused = _refused(answer)

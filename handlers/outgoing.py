@@ -170,7 +170,10 @@ async def request(
         raise wqcore.Retry(f"{what}: no full answer within {limits.total_timeout_s:g} s") from error
     except aiohttp.TooManyRedirects as error:
         raise wqcore.Discard(f"{what}: more than app.http.redirects_max = {limits.redirects_max} redirects") from error
-    except ValueError as error:  # a URL or a header that cannot be sent; aiohttp's InvalidURL is one
+    except (
+        aiohttp.NonHttpUrlClientError,
+        ValueError,
+    ) as error:  # a URL (aiohttp.InvalidURL) or header that cannot be sent
         raise wqcore.Discard(f"{what}: {type(error).__name__}: {error}") from error
     except aiohttp.ClientConnectorError as error:
         raise wqcore.Retry(f"{what}: ConnectError: {error}") from error
