@@ -149,8 +149,8 @@ def _cpu(platform: Platform, parts: dict[str, int], sender: Sender) -> dict[str,
 
 def _stages(platform: Platform, since: object) -> dict[str, tuple[float, float]]:
     columns = ", ".join(
-        f"percentile_cont(array[0.5, 0.99]) within group (order by extract(epoch from {stage}))"
-        for stage in STAGES.values()
+        f"percentile_cont(array[0.5, 0.99]) within group (order by extract(epoch from {stage})) as stage_{n}"
+        for n, stage in enumerate(STAGES.values())
     )
     query = (
         f"select {columns} from {{p}}.job_run r join {{p}}.event_record e on e.id = r.event_id "

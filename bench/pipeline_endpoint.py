@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+from typing import cast
 
 import httptools
 import uvloop
@@ -46,7 +47,7 @@ class Connection(asyncio.Protocol):
     """One connection of the platform, kept open."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
+        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's is no subclass
         self._parser = httptools.HttpRequestParser(self)
         self._action = b""
 
@@ -58,7 +59,6 @@ class Connection(asyncio.Protocol):
             self._action = value
 
     def on_message_complete(self) -> None:
-        assert isinstance(self._transport, asyncio.WriteTransport)
         self._transport.write(REPLIES.get(self._action, UNKNOWN))
 
 
