@@ -22,7 +22,6 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 import psycopg
 import typer
-from click import Choice
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -133,11 +132,13 @@ def send_event(
 @runs.command("list")
 def list_runs(
     key: Key,
-    status: Annotated[str | None, typer.Option(click_type=Choice(records.RUN_STATUSES), help="Only these.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only these, e.g. FAILURE.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """List the newest runs."""
+    if status is not None and status not in records.RUN_STATUSES:
+        raise typer.BadParameter(f"a run is one of {', '.join(records.RUN_STATUSES)}", param_hint="--status")
 
     async def listed(db: store.Store) -> list[store.Row]:
         return await db.rows("cli_runs", environment=(await _environment(db, key)).id, status=status, limit=limit)
