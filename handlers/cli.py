@@ -76,6 +76,8 @@ def create_organization(
     as_json: AsJson = False,
 ) -> None:
     """Create an organization, and print its keys, which are shown only here."""
+    if not title.strip():
+        raise typer.BadParameter("the title is empty", param_hint="TITLE")
     made = _run(lambda db: records.create_organization(db, title, email))
     if as_json:
         return _print_json(made)
@@ -150,9 +152,8 @@ def list_runs(
     for row in found:
         created = f"{row.created_at.astimezone():%Y-%m-%d %H:%M:%S}"
         took = _took(row.started_at, row.completed_at)
-        table.add_row(
-            row.id, Text(row.job), str(row.number), _coloured(row.status), Text(row.event), created, took
-        )  # Text: markup in what users named stays text
+        # Text: markup in what users named stays text
+        table.add_row(row.id, Text(row.job), str(row.number), _coloured(row.status), Text(row.event), created, took)
     return _out.print(table if found else "no runs", soft_wrap=False)
 
 

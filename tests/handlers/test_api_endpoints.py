@@ -24,7 +24,9 @@ async def test_an_endpoint_is_pinged_stored_and_its_index_enqueued(api: ApiServe
     assert api.platform.one("select serial_key from {wq}.job") == f"endpoint-{answer.body['id']}"
 
 
-async def test_registering_again_moves_the_endpoint_and_indexes_it_again(api: ApiServer, endpoint: EndpointServer) -> None:
+async def test_registering_again_moves_the_endpoint_and_indexes_it_again(
+    api: ApiServer, endpoint: EndpointServer
+) -> None:
     endpoint.will_answer({"ok": True})
     first = await api.call("POST", "/api/v1/endpoints", {"url": endpoint.url, "id": "shop"})
     moved = await api.call("POST", "/api/v1/endpoints", {"url": endpoint.url + "?v=2", "name": "shop"})

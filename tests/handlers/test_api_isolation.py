@@ -63,7 +63,9 @@ class World:
 async def world(api: ApiServer) -> World:
     p, run = api.platform, api.add_run()
     made = await api.call("POST", f"/api/v1/runs/{run}/tasks", {"idempotencyKey": "k"})
-    event = p.one("select e.event_id from {s}.job_run r join {s}.event_record e on e.id = r.event_id where r.id = %s", run)
+    event = p.one(
+        "select e.event_id from {s}.job_run r join {s}.event_record e on e.id = r.event_id where r.id = %s", run
+    )
     endpoint = p.add_endpoint("http://127.0.0.1:1/", "shop")
     p.sql(
         "insert into {s}.trigger_source (id, environment_id, endpoint_id, key, channel) values (%s, %s, %s, 'k', 'HTTP')",
@@ -75,7 +77,15 @@ async def world(api: ApiServer) -> World:
             ids.new("dyn"), endpoint, p.environment, type_,
         )  # fmt: skip
     p.sql("insert into {s}.run_counter (job_id, last_number) select id, 1 from {s}.job")
-    names = {"run": run, "task": made.body["id"], "event": event, "job": "hello", "client": "shop", "trigger": "dyn", "key": "k"}
+    names = {
+        "run": run,
+        "task": made.body["id"],
+        "event": event,
+        "job": "hello",
+        "client": "shop",
+        "trigger": "dyn",
+        "key": "k",
+    }
     return World(names)
 
 
@@ -90,7 +100,9 @@ async def test_every_route_is_among_those_that_are_tested() -> None:
 
 
 @pytest.mark.parametrize("template", FOREIGN)
-async def test_what_belongs_to_another_environment_is_404_and_unchanged(api: ApiServer, world: World, template: str) -> None:
+async def test_what_belongs_to_another_environment_is_404_and_unchanged(
+    api: ApiServer, world: World, template: str
+) -> None:
     before = state(api)
     method, path, body = keyed_routes()[template], world.path(template), FOREIGN[template]
     answer = await api.call(method, path, *([] if body is None else [body]), key=api.stranger)
@@ -108,5 +120,7 @@ async def test_what_belongs_to_another_environment_is_404_and_unchanged(api: Api
 def state(api: ApiServer) -> list[Any]:
     """What the tables hold that a route could change."""
     tables = ["job_run", "task", "task_attempt", "event_record", "run_status", "trigger_source", "source_event"]
-    found: list[Any] = [api.platform.sql(f"select * from {{s}}.{table} order by 1, 2, 3") for table in [*tables, "schedule_source"]]
+    found: list[Any] = [
+        api.platform.sql(f"select * from {{s}}.{table} order by 1, 2, 3") for table in [*tables, "schedule_source"]
+    ]
     return [*found, api.platform.sql("select kind, args::text from {wq}.job order by id")]

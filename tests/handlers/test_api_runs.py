@@ -86,13 +86,17 @@ async def test_a_run_is_canceled_once_with_its_open_tasks_and_its_place_is_given
     run = api.add_run()
     await add_task(api, run, "open")
     api.platform.sql("update {s}.job_run set has_place = true where id = %s", run)
-    api.platform.sql("update {s}.job_queue set job_count = 1 where id = (select queue_id from {s}.job_run where id = %s)", run)
+    api.platform.sql(
+        "update {s}.job_queue set job_count = 1 where id = (select queue_id from {s}.job_run where id = %s)", run
+    )
     answer = await api.call("POST", f"/api/v1/runs/{run}/cancel")
     assert (answer.status, answer.body["status"], answer.body["tasks"][0]["status"]) == (200, "CANCELED", "CANCELED")
     assert (await api.call("POST", f"/api/v1/runs/{run}/cancel")).body == answer.body
     assert api.platform.one("select sum(job_count) from {s}.job_queue") == 0
     assert api.platform.jobs("runFinished") == [{"id": run}]
-    assert (await api.call("POST", f"/api/v1/runs/{run}/tasks", {"idempotencyKey": "open"})).body["status"] == "CANCELED"
+    assert (await api.call("POST", f"/api/v1/runs/{run}/tasks", {"idempotencyKey": "open"})).body[
+        "status"
+    ] == "CANCELED"
 
 
 async def test_the_open_runs_of_an_event_or_a_job_are_canceled(api: ApiServer) -> None:

@@ -34,7 +34,9 @@ def add_dynamic(p: Platform, type_: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "REPORT"])
-async def test_any_request_to_a_source_is_stored_as_it_came_and_its_delivery_enqueued(api: ApiServer, method: str) -> None:
+async def test_any_request_to_a_source_is_stored_as_it_came_and_its_delivery_enqueued(
+    api: ApiServer, method: str
+) -> None:
     source = add_source(api.platform)
     path = f"/api/v1/sources/http/{source}"
     body = b"\x00\xff raw"
