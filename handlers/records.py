@@ -74,6 +74,8 @@ async def add_endpoint(db: store.Store, of: Environment, url: str, slug: str) ->
 
     Raises wqcore.Discard or wqcore.Retry with the reason when it does not answer as the endpoint `slug`.
     """
+    if not url.startswith(("http://", "https://")):
+        raise wqcore.Discard(f"{url} is no http or https URL")
     caller = await calls.caller()
     endpoint = calls.Endpoint(url=url, api_key=of.api_key)
     pong = await caller.call(endpoint, "PING", b"", Pong, headers={"x-trigger-endpoint-id": slug})

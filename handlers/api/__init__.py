@@ -9,9 +9,13 @@ again). Each has an `x-request-id`, which is taken over from the request.
     POST   /api/v1/runs/:run/tasks/:task/complete, …/fail   its end, once
     POST   /api/v1/events, /api/v1/events/bulk              events, once for each id
     POST   /api/v1/events/:event/cancel                     one that was not delivered yet
+    POST   /api/v1/events/:event/cancel-runs                its runs that have not ended
     GET    /api/v2/events/:event                            an event and its runs
     GET    /api/v2/runs/:run                                a run and its tasks
+    POST   /api/v1/runs/:run/cancel                         one that has not ended
     GET    /api/v1/jobs/:job/runs                           the runs of a job
+    POST   /api/v1/jobs/:job/cancel-runs                    those that have not ended
+    POST   /api/v1/jobs/:job/invoke                         a run, once for each idempotency key
     PUT    /api/v1/runs/:run/statuses/:key                  what a run says of itself
     GET    /api/v2/runs/:run/statuses
     GET PUT DELETE HEAD /api/v1/store/:key                  the key-value store of an environment
@@ -23,9 +27,8 @@ again). Each has an `x-request-id`, which is taken over from the request.
     any    /api/v1/sources/http/:source                     without a key: a delivery by an outside service
     GET    /healthz                                         without a key: whether the database answers
 
-The SDK 2.3.18 has more calls, which get 404: cancel a run, or the runs of an event or a job; invoke a job; connections
-(`/auth/:id`, where 404 means none); ephemeral dispatchers, webhooks and task callbacks. A task that asks for a callback is
-refused with 422, for it would be run as if it had none.
+The SDK 2.3.18 has more calls, which get 404: connections (`/auth/:id`, where 404 means none), ephemeral dispatchers, webhooks
+and task callbacks. A task that asks for a callback is refused with 422, for it would be run as if it had none.
 
 A crash before the commit leaves nothing and after it the whole of a change, whose repetition gets the same answer; only an
 event that was sent without an id is a second one when it is sent again.

@@ -24,7 +24,7 @@ from starlette.routing import Route
 
 import wqcore
 from handlers import store
-from handlers.api import Api, endpoints, events, keys, runs, schedules, sources, statuses, stored, tasks
+from handlers.api import Api, endpoints, events, jobs, keys, runs, schedules, sources, statuses, stored, tasks
 from handlers.api.bodies import reply
 from handlers.api.front import HANDLED, Front, Keyed, KeyedRoute, Open, refuse
 
@@ -54,9 +54,13 @@ def make_app() -> Starlette:
             keyed("POST", "/api/v1/events", events.send),
             keyed("POST", "/api/v1/events/bulk", events.send_many),
             keyed("POST", "/api/v1/events/{event}/cancel", events.cancel),
+            keyed("POST", "/api/v1/events/{event}/cancel-runs", events.cancel_runs),
             keyed("GET", "/api/v2/events/{event}", events.show),
             keyed("GET", "/api/v2/runs/{run}", runs.show),
-            keyed("GET", "/api/v1/jobs/{job}/runs", runs.of_job),
+            keyed("POST", "/api/v1/runs/{run}/cancel", runs.cancel),
+            keyed("GET", "/api/v1/jobs/{job}/runs", jobs.runs),
+            keyed("POST", "/api/v1/jobs/{job}/cancel-runs", jobs.cancel_runs),
+            keyed("POST", "/api/v1/jobs/{job}/invoke", jobs.invoke),
             keyed("PUT", "/api/v1/runs/{run}/statuses/{key}", statuses.update),
             keyed("GET", "/api/v2/runs/{run}/statuses", statuses.show),
             keyed("GET", "/api/v1/store/{key:path}", stored.get),

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from handlers import ids, records, store
 from handlers.api.bodies import not_found, read, reply
+from handlers.api.runs import cancel_all
 from handlers.ingest import Event, ingest
 from handlers.schedules import Instant
 
@@ -73,6 +74,16 @@ async def cancel(request: Request, environment: records.Environment) -> Response
     if row is None:
         raise not_found("event")
     return reply(event_log(row))
+
+
+async def cancel_runs(request: Request, environment: records.Environment) -> Response:
+    """POST /api/v1/events/:event/cancel-runs"""
+    db = await store.open_store()
+    async with db.connection() as one:
+        rows = await one.rows("api_event", event=request.path_params["event"], environment=environment.id)
+        if not rows:
+            raise not_found("event")
+        return reply(await cancel_all(one, [row.id for row in rows if row.id and row.completed_at is None]))
 
 
 async def show(request: Request, environment: records.Environment) -> Response:

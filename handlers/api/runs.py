@@ -1,4 +1,8 @@
-"""Runs as the SDK shows them: one with its tasks, and those of a job, page by page."""
+"""Runs as the SDK shows them, with their tasks page by page; a run that has not ended can be canceled.
+
+A canceled run gives its place back and its open tasks are CANCELED, all in one statement; code that runs for it at that moment
+is told so by the next task that it asks for or completes.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,11 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from handlers import records, store
+from handlers import executions, protocol, records, store
 from handlers.api import statuses
 from handlers.api.bodies import Refused, not_found, reply
 
+CANCELED: Final = protocol.End(status="CANCELED")
 TAKE, TAKE_MAX = 20, 50
 ROW: Final = {
     "id": "id",
@@ -34,7 +39,7 @@ async def show(request: Request, environment: records.Environment) -> Response:
         stated = await one.rows("api_run_statuses", run=run.id)
     more = {"nextCursor": tasks[take].id} if len(tasks) > take else {}
     return reply(
-        _run(run)
+        run_row(run)
         | {
             "output": run.output,
             "tasks": records.tree(tasks[:take], details=details),
@@ -44,17 +49,23 @@ async def show(request: Request, environment: records.Environment) -> Response:
     )
 
 
-async def of_job(request: Request, environment: records.Environment) -> Response:
-    """GET /api/v1/jobs/:job/runs?take&cursor: the newest first."""
-    take, cursor = page(request)
+async def cancel(request: Request, environment: records.Environment) -> Response:
+    """POST /api/v1/runs/:run/cancel: changes nothing when it has ended. Replies as `show`."""
     db = await store.open_store()
-    values = {"project": environment.project_id, "environment": environment.id, "job": request.path_params["job"]}
-    async with db.connection() as one:
-        if await one.row("api_job", **values) is None:
-            raise not_found("job")
-        runs = await one.rows("api_job_runs", **values, cursor=cursor, take=take + 1)
-    more = {"nextCursor": runs[take].id} if len(runs) > take else {}
-    return reply({"runs": [_run(run) for run in runs[:take]]} | more)
+    run = await db.row("api_run", run=request.path_params["run"], environment=environment.id)
+    if run is None:
+        raise not_found("run")
+    await executions.end(db, CANCELED, run=run.id)
+    return await show(request, environment)
+
+
+async def cancel_all(on: store.Transaction, run_ids: list[str]) -> dict[str, list[str]]:
+    """Cancels runs one by one; the reply to who asked for it. One that cannot be canceled has ended by itself."""
+    ended = {run: await executions.end(on, CANCELED, run=run) for run in run_ids}
+    return {
+        "cancelledRunIds": [run for run, was_open in ended.items() if was_open],
+        "failedToCancelRunIds": [run for run, was_open in ended.items() if not was_open],
+    }
 
 
 def page(request: Request) -> tuple[int, str | None]:
@@ -65,7 +76,8 @@ def page(request: Request) -> tuple[int, str | None]:
     return min(int(given), TAKE_MAX), request.query_params.get("cursor") or None
 
 
-def _run(row: store.Row) -> dict[str, Any]:
+def run_row(row: store.Row) -> dict[str, Any]:
+    """A run without its tasks, as the SDK reads it."""
     return {name: getattr(row, column) for name, column in ROW.items()}
 
 

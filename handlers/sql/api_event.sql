@@ -11,6 +11,8 @@ select e.event_id, e.name, e.created_at, greatest(e.created_at, e.delivered_at, 
         select d.id, d.environment_id, j.job_id
           from {schema}.event_dispatcher d join {schema}.dynamic_trigger_job j on j.dynamic_trigger_id = d.target_id
          where d.kind = 'DYNAMIC_TRIGGER'
+        union all
+        select 'invoke', v.environment_id, v.job_id from {schema}.job_version v group by v.environment_id, v.job_id
        ) d join {schema}.job_run r on r.dispatcher_id = d.id and r.job_id = d.job_id
     on d.environment_id = e.environment_id and r.event_id = e.id
  where e.event_id = %(event)s and e.environment_id = %(environment)s

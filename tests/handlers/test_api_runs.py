@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from tests.fix_api import ApiServer, api
@@ -79,6 +80,67 @@ async def test_the_runs_of_a_job_come_newest_first_page_by_page(api: ApiServer) 
     assert [run["id"] for run in rest["runs"]] == [runs[0]]
     assert "nextCursor" not in rest
     assert (await api.call("GET", "/api/v1/jobs/none/runs")).status == 404
+
+
+async def test_a_run_is_canceled_once_with_its_open_tasks_and_its_place_is_given_back(api: ApiServer) -> None:
+    run = api.add_run()
+    await add_task(api, run, "open")
+    api.platform.sql("update {s}.job_run set has_place = true where id = %s", run)
+    api.platform.sql(
+        "update {s}.job_queue set job_count = 1 where id = (select queue_id from {s}.job_run where id = %s)", run
+    )
+    answer = await api.call("POST", f"/api/v1/runs/{run}/cancel")
+    assert (answer.status, answer.body["status"], answer.body["tasks"][0]["status"]) == (200, "CANCELED", "CANCELED")
+    assert (await api.call("POST", f"/api/v1/runs/{run}/cancel")).body == answer.body
+    assert api.platform.one("select sum(job_count) from {s}.job_queue") == 0
+    assert api.platform.jobs("runFinished") == [{"id": run}]
+    assert (await api.call("POST", f"/api/v1/runs/{run}/tasks", {"idempotencyKey": "open"})).body[
+        "status"
+    ] == "CANCELED"
+
+
+async def test_the_open_runs_of_an_event_or_a_job_are_canceled(api: ApiServer) -> None:
+    runs = [api.add_run() for _ in range(3)]
+    other = api.add_run(job="other")
+    event = api.platform.one("select event_id from {s}.job_run where id = %s", runs[0])
+    by_event = await api.call("POST", f"/api/v1/events/{event}/cancel-runs")
+    assert by_event.body == {"cancelledRunIds": [runs[0]], "failedToCancelRunIds": []}
+    assert (await api.call("POST", f"/api/v1/events/{event}/cancel-runs")).body["cancelledRunIds"] == []
+    by_job = await api.call("POST", "/api/v1/jobs/hello/cancel-runs")
+    assert by_job.body == {"cancelledRunIds": [runs[2], runs[1]], "failedToCancelRunIds": []}
+    assert (await api.call("GET", f"/api/v2/runs/{other}")).body["status"] == "STARTED"
+
+
+async def test_a_job_is_invoked_once_for_each_key(api: ApiServer) -> None:
+    api.add_run(job="hello")
+    api.platform.sql(
+        "insert into {s}.job_alias (job_id, environment_id, name, version_id) "
+        "select job_id, environment_id, 'latest', id from {s}.job_version"
+    )
+    api.platform.sql("insert into {s}.run_counter (job_id, last_number) select id, 1 from {s}.job")
+    body = {"payload": {"a": 1}, "context": {}, "options": {"accountId": "ada"}}
+    answers = await asyncio.gather(
+        *(api.call("POST", "/api/v1/jobs/hello/invoke", body, idempotency_key="once") for _ in range(20))
+    )
+    [run] = {answer.body["id"] for answer in answers}
+    assert api.platform.jobs("startRun") == [{"id": run}]
+    assert api.platform.jobs("deliverEvent") == []
+    [row] = api.platform.sql(
+        "select r.number, r.account_id, e.name, e.payload, e.event_id from {s}.job_run r "
+        "join {s}.event_record e on e.id = r.event_id where r.id = %s", run
+    )  # fmt: skip
+    assert row[:4] == (2, "ada", "invoke", {"a": 1})
+    assert [shown["id"] for shown in (await api.call("GET", f"/api/v2/events/{row[4]}")).body["runs"]] == [run]
+    assert (await api.call("POST", "/api/v1/jobs/hello/invoke", body)).body["id"] != run
+    with_callback = await api.call("POST", "/api/v1/jobs/hello/invoke", {"options": {"callbackUrl": "http://x"}})
+    assert with_callback.body["field"] == "options.callbackUrl"
+
+
+async def test_a_job_without_an_enabled_version_is_not_invoked_and_leaves_no_event(api: ApiServer) -> None:
+    api.add_run(job="hello")
+    before = api.platform.one("select count(*) from {s}.event_record")
+    assert (await api.call("POST", "/api/v1/jobs/hello/invoke", {})).status == 409
+    assert api.platform.one("select count(*) from {s}.event_record") == before
 
 
 async def test_a_run_says_of_itself_what_it_likes_and_its_words_before_are_kept(api: ApiServer) -> None:
