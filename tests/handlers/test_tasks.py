@@ -92,7 +92,7 @@ async def test_another_status_fails_the_task_and_the_run_goes_on(shop: Shop, ans
 @pytest.mark.parametrize(
     ("params", "operation", "message"),
     [
-        ({"url": "no url"}, "fetch", "no url"),
+        ({"url": "no url"}, "fetch", "InvalidUrl"),
         ({"requestInit": {"headers": {"a": "b\nc"}}}, "fetch", "ValueError"),
         ({"url": 7}, "fetch", "$.url"),
         ({"retry": {"500": {"strategy": "prayer"}}}, "fetch", "prayer"),
