@@ -38,6 +38,11 @@ would fail, and a POST may not be repeated by the client."""
 RETRY_AFTER_MAX_S: Final = 86_400.0
 TEMPORARY: Final = frozenset({408, 429})
 """Statuses below 500 after which the same request may succeed later."""
+FRAMING: Final = frozenset((
+    "accept-encoding", "connection", "content-length", "expect", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade",
+))  # fmt: skip
+"""Headers that say how a message travels. The client makes them: what a user puts there would break the framing of the next
+request on the connection, or get an answer that cannot be read."""
 
 _PUBLIC_6: Final = ipaddress.IPv6Network("2000::/3")
 # Of the IANA registries of special-purpose addresses, what is not for calls to other hosts on the Internet. IPv6 is public
@@ -148,8 +153,8 @@ async def request(
 ) -> Answer:
     """Sends one request; the answer, whatever its status.
 
-    `what` names the request in the reasons of failures ("INDEX_ENDPOINT at https://…"). Raises wqcore.Retry or
-    wqcore.Discard; see the module's docstring.
+    `what` names the request in the reasons of failures ("INDEX_ENDPOINT at https://…"). `FRAMING` headers are left out.
+    Raises wqcore.Retry or wqcore.Discard; see the module's docstring.
     """
     client, limits = await session(), settings()
     try:
@@ -157,7 +162,7 @@ async def request(
             method,
             url,
             data=body,
-            headers=headers,
+            headers={name: value for name, value in (headers or {}).items() if name.lower() not in FRAMING},
             allow_redirects=follow_redirects,
             max_redirects=limits.redirects_max + 1,  # aiohttp counts the answer at which it gives up
         ) as response:
@@ -170,10 +175,7 @@ async def request(
         raise wqcore.Retry(f"{what}: no full answer within {limits.total_timeout_s:g} s") from error
     except aiohttp.TooManyRedirects as error:
         raise wqcore.Discard(f"{what}: more than app.http.redirects_max = {limits.redirects_max} redirects") from error
-    except (
-        aiohttp.NonHttpUrlClientError,
-        ValueError,
-    ) as error:  # a URL (aiohttp.InvalidURL) or header that cannot be sent
+    except (aiohttp.NonHttpUrlClientError, ValueError) as error:  # InvalidURL is a ValueError, and so is a bad header
         raise wqcore.Discard(f"{what}: {type(error).__name__}: {error}") from error
     except aiohttp.ClientConnectorError as error:
         raise wqcore.Retry(f"{what}: ConnectError: {error}") from error

@@ -247,6 +247,16 @@ async def test_a_url_that_cannot_be_called_is_a_permanent_failure(app: Any, url:
         await get(url)
 
 
+async def test_headers_that_say_how_a_message_travels_are_the_clients_own(app: Any, endpoint: EndpointServer) -> None:
+    app()
+    given = {"Content-Length": "1", "Transfer-Encoding": "chunked", "Accept-Encoding": "gzip", "X-Mine": "kept"}
+    await get(endpoint.url, headers=given, body=b"{}")
+    await get(endpoint.url)
+    first, _ = endpoint.requests
+    assert (first.body, first.headers["accept-encoding"], first.headers["x-mine"]) == (b"{}", "identity", "kept")
+    assert "transfer-encoding" not in first.headers
+
+
 async def test_a_header_that_cannot_be_sent_is_a_permanent_failure(app: Any, endpoint: EndpointServer) -> None:
     app()
     with pytest.raises(wqcore.Discard, match="the request: "):
