@@ -80,7 +80,10 @@ async def index_endpoint(args: IndexEndpoint, job: wqcore.Job) -> None:
         if await _record(tx, args, job, stats):
             await _retire(tx, endpoint.id, index)
             for key, registration_args in _registrations(endpoint.id, answer):
-                await tx.enqueue(registration_args, serial_key=registration.serial_key(endpoint.id), job_key=key)
+                try:
+                    await tx.enqueue(registration_args, serial_key=registration.serial_key(endpoint.id), job_key=key)
+                except wqcore.ArgsTooLarge as error:  # a payload schema of hundreds of kilobytes stays as large
+                    raise wqcore.Discard(f"endpoint {endpoint.slug!r}: {error}") from error
     logger.info(
         "endpoint %s indexed: %d jobs (%d enabled), %d sources, %d dynamicTriggers, %d dynamicSchedules",
         args.id,

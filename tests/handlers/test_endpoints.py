@@ -154,6 +154,16 @@ async def test_an_answer_that_does_not_fit_names_the_field(platform: Platform, e
         await index_endpoint(IndexEndpoint(shop), make_job())
 
 
+async def test_metadata_over_the_limit_of_a_jobs_args_is_a_permanent_failure(
+    platform: Platform, endpoint: EndpointServer
+) -> None:
+    shop = platform.add_endpoint(endpoint.url)
+    endpoint.will_answer({"jobs": [JOB, JOB | {"id": "large", "event": {"schema": "x" * 300_000}}]})
+    with pytest.raises(wqcore.Discard, match="'shop': .*bytes"):
+        await index_endpoint(IndexEndpoint(shop), make_job())
+    assert platform.jobs("registerJob") == []
+
+
 async def test_an_endpoint_that_is_gone_is_a_permanent_failure(platform: Platform) -> None:
     for attempt in index_endpoint(IndexEndpoint("ep_gone"), make_job()), register("ep_gone"):
         with pytest.raises(wqcore.Discard, match="no endpoint 'ep_gone'"):
