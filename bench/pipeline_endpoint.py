@@ -1,6 +1,7 @@
 """A trivial endpoint for bench/pipeline.py: it answers every call at once, so that only the platform is measured.
 
-One job, `plain`, on the event `bench.run`, that succeeds without a task. Prints `{"port": …}` when it listens; ends when
+One job, `plain`, on the event `bench.run`, that succeeds without a task. A request without an action is answered with how
+many were executed. Prints `{"port": …}` when it listens; ends when
 its standard input does.
 """
 
@@ -40,7 +41,7 @@ REPLIES = {
     action: b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
     for action, body in ((action, json.dumps(answer).encode()) for action, answer in ANSWERS.items())
 }
-UNKNOWN = b"HTTP/1.1 405 Method Not Allowed\r\ncontent-length: 0\r\n\r\n"
+executed = 0
 
 
 class Connection(asyncio.Protocol):
@@ -59,7 +60,16 @@ class Connection(asyncio.Protocol):
             self._action = value
 
     def on_message_complete(self) -> None:
-        self._transport.write(REPLIES.get(self._action, UNKNOWN))
+        global executed
+        if self._action == b"EXECUTE_JOB":
+            executed += 1
+        self._transport.write(REPLIES.get(self._action) or _executed())
+        self._action = b""
+
+
+def _executed() -> bytes:
+    """For the sender: how many jobs were executed."""
+    return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%d" % (len(str(executed)), executed)
 
 
 async def serve() -> None:

@@ -3,11 +3,14 @@
 deliverEvent reads who listens, asks the filters, and writes in one statement `delivered_at` and an events.invokeDispatcher
 for each match; that makes the runs and their startRun in one statement. A crash before either leaves the event as it was,
 after it the repetition finds what was done.
+
+Both take the jobs that are there together: the runs of a job are numbered by one row, and one job after the other waited
+for its lock and its commit (BATCHES_MEASURED).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import psycopg
@@ -16,7 +19,9 @@ import wqcore
 from handlers import ids, store
 from handlers.matcher import matches
 
-INVOKED_MAX = 10
+BATCH_MAX: Final = 50
+BATCH_WAIT_S: Final = 0.005
+INVOKED_MAX: Final = 10
 """How often a dispatcher is asked again when the same invocation is at work beside it; each time one of them gets on."""
 
 
@@ -44,41 +49,55 @@ class InvokeDispatcher(msgspec.Struct, frozen=True, rename="camel"):
     event_record_id: str
 
 
-@wqcore.handler
-async def deliver_event(args: DeliverEvent, job: wqcore.Job) -> None:
-    """Invokes the dispatchers whose filters match. Raises wqcore.Discard when there is no such event."""
+@wqcore.handler(max_batch=BATCH_MAX, max_wait_s=BATCH_WAIT_S)
+async def deliver_events(items: list[wqcore.BatchItem[DeliverEvent]]) -> list[Exception | None]:
+    """Invokes the dispatchers whose filters match. An event that does not exist is wqcore.Discard."""
     db = await store.open_store()
     async with db.connection() as one:
-        event = await one.row("event_candidates", event=args.id)
-        if event is None:
-            raise wqcore.Discard(f"no event record {args.id}")
-        if not event.is_open:
-            return  # delivered before, or cancelled
-        matching = [
-            dispatcher
-            for dispatcher, payload_filter, context_filter in event.dispatchers
-            if _passes(event.payload, payload_filter) and _passes(event.context, context_filter)
-        ]
-        await one.row("deliver_event", event=args.id, dispatchers=matching)
+        found = await one.rows("event_candidates", events=[item.args.id for item in items])
+        delivered = [event for event in found if event.is_open]  # else delivered before, or cancelled
+        pairs = [(event.id, dispatcher) for event in delivered for dispatcher in _listening(event)]
+        if delivered:
+            await one.row(
+                "deliver_events",
+                events=[event.id for event in delivered],
+                pair_events=[event for event, _ in pairs],
+                pair_dispatchers=[dispatcher for _, dispatcher in pairs],
+            )
+    known = {event.id for event in found}
+    return [None if item.args.id in known else wqcore.Discard(f"no event record {item.args.id}") for item in items]
 
 
-@wqcore.handler
-async def invoke_dispatcher(args: InvokeDispatcher, job: wqcore.Job) -> None:
-    """Makes the runs of the dispatcher for the event. Raises wqcore.Discard when either does not exist."""
+@wqcore.handler(max_batch=BATCH_MAX, max_wait_s=BATCH_WAIT_S)
+async def invoke_dispatchers(items: list[wqcore.BatchItem[InvokeDispatcher]]) -> list[Exception | None]:
+    """Makes the runs of the dispatchers for their events. wqcore.Discard where either does not exist."""
     db = await store.open_store()
     for _ in range(INVOKED_MAX):
         try:
-            invoked = await db.row(
-                "invoke_dispatcher", dispatcher=args.id, event=args.event_record_id, run=ids.new("run")
+            invoked = await db.rows(
+                "invoke_dispatchers",
+                dispatchers=[item.args.id for item in items],
+                events=[item.args.event_record_id for item in items],
+                runs=[ids.new("run") for _ in items],
             )
         except psycopg.errors.UniqueViolation:
-            continue  # the same invocation has just made the runs: see the header of the statement
-        if invoked is None:
-            raise wqcore.Discard(
-                f"no dispatcher {args.id}, or no event record {args.event_record_id} in its environment"
-            )
-        return
-    raise wqcore.Retry(f"dispatcher {args.id} was invoked for event {args.event_record_id} by others all the time")
+            continue  # one of these invocations has just made its runs elsewhere: see the header of the statement
+        known = {row.n for row in invoked}
+        return [None if n in known else _unknown(item.args) for n, item in enumerate(items, 1)]
+    raise wqcore.Retry("these dispatchers were invoked for these events by others all the time")
+
+
+def _listening(event: store.Row) -> list[str]:
+    """The dispatchers whose filters the event passes."""
+    return [
+        dispatcher
+        for dispatcher, payload_filter, context_filter in event.dispatchers
+        if _passes(event.payload, payload_filter) and _passes(event.context, context_filter)
+    ]
+
+
+def _unknown(args: InvokeDispatcher) -> wqcore.Discard:
+    return wqcore.Discard(f"no dispatcher {args.id}, or no event record {args.event_record_id} in its environment")
 
 
 def _passes(value: Any, event_filter: Any) -> bool:

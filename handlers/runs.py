@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -20,7 +20,9 @@ from handlers import executions, ids, ingest, store
 logger = logging.getLogger(__name__)
 
 Instant = Annotated[dt.datetime, msgspec.Meta(tz=True)]
-EVENTS_MAX = 1000
+BATCH_MAX: Final = 50
+BATCH_WAIT_S: Final = 0.005
+EVENTS_MAX: Final = 1000
 """Events that one output may carry."""
 
 
@@ -89,14 +91,18 @@ class RawEvent(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     timestamp: Instant | None = None
 
 
-@wqcore.handler
-async def start_run(args: StartRun, job: wqcore.Job) -> None:
-    """Starts the run if its queue has a place. Raises wqcore.Discard when there is no such run."""
+@wqcore.handler(max_batch=BATCH_MAX, max_wait_s=BATCH_WAIT_S)
+async def start_runs(items: list[wqcore.BatchItem[StartRun]]) -> list[Exception | None]:
+    """Starts the runs for which their queues have a place. A run that does not exist is wqcore.Discard."""
     db = await store.open_store()
-    started = await _start(db, args.id)
-    if started.is_missing:
-        await db.row("wait_for_connections", run=args.id, missing=ids.new("missing"))
-        await _start(db, args.id)  # a connection that was made meanwhile has not seen the run wait
+    started = await _start(db, [item.args.id for item in items])
+    missing = [row.id for row in started if row.is_missing]
+    for run in missing:
+        await db.row("wait_for_connections", run=run, missing=ids.new("missing"))
+    if missing:
+        await _start(db, missing)  # a connection that was made meanwhile has not seen them wait
+    known = {row.id for row in started}
+    return [None if item.args.id in known else wqcore.Discard(f"no run {item.args.id}") for item in items]
 
 
 @wqcore.handler
@@ -112,18 +118,21 @@ async def perform_run_execution(args: PerformRunExecution, job: wqcore.Job) -> N
     await executions.perform(args.id, job.id)
 
 
-@wqcore.handler
-async def run_finished(args: RunFinished, job: wqcore.Job) -> None:
-    """Lets the next run of the queue start, and ingests the events that the output carries.
+@wqcore.handler(max_batch=BATCH_MAX, max_wait_s=BATCH_WAIT_S)
+async def runs_finished(items: list[wqcore.BatchItem[RunFinished]]) -> list[Exception | None]:
+    """Lets the next runs of the queues start, and ingests the events that the outputs carry.
 
-    Raises wqcore.Discard when there is no such run, or it has not ended.
+    A run that does not exist, or has not ended, is wqcore.Discard.
     """
     db = await store.open_store()
-    run = await db.row("run_finished", run=args.id)
-    if run is None:
-        raise wqcore.Discard(f"no run {args.id} that has ended")
-    if run.events:
-        await ingest.ingest(db, run.environment_id, _events(run))
+    ended = await db.rows("runs_finished", runs=[item.args.id for item in items])
+    for run in ended:
+        if run.events:
+            await ingest.ingest(db, run.environment_id, _events(run))
+    known = {run.id for run in ended}
+    return [
+        None if item.args.id in known else wqcore.Discard(f"no run {item.args.id} that has ended") for item in items
+    ]
 
 
 @wqcore.handler
@@ -134,11 +143,8 @@ async def sweep_executions(args: SweepExecutions, job: wqcore.Job) -> None:
         logger.warning("%d executions had lost their job", swept)
 
 
-async def _start(db: store.Store, run: str) -> store.Row:
-    started = await db.row("start_run", run=run, execution=ids.new("exe"))
-    if started is None:
-        raise wqcore.Discard(f"no run {run}")
-    return started
+async def _start(db: store.Store, runs: list[str]) -> list[store.Row]:
+    return await db.rows("start_runs", runs=runs, executions=[ids.new("exe") for _ in runs])
 
 
 def _events(run: store.Row) -> list[ingest.Event]:
