@@ -23,7 +23,7 @@ import msgspec
 import psycopg
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 from rich.tree import Tree
 
@@ -39,7 +39,7 @@ COLOURS = {
 }  # fmt: skip
 T = TypeVar("T")
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="The platform's records, by hand.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 organizations, endpoints, events, runs = (typer.Typer(no_args_is_help=True) for _ in range(4))
 app.add_typer(organizations, name="org", help="Organizations.")
 app.add_typer(endpoints, name="endpoint", help="Endpoints of an environment.")
@@ -148,9 +148,10 @@ def list_runs(
     found = _run(listed)
     if as_json:
         return _print_json([row._asdict() for row in found])
-    table = Table("run", "job", "no.", "status", "event", "created", "took", box=None)
+    # a shortened id could not be given to `runs show`
+    table = Table(Column("run", min_width=30), "job", "no.", "status", "event", "created", "took", box=None)
     for row in found:
-        created = f"{row.created_at.astimezone():%Y-%m-%d %H:%M:%S}"
+        created = f"{row.created_at.astimezone():%m-%d %H:%M:%S}"
         took = _took(row.started_at, row.completed_at)
         # Text: markup in what users named stays text
         table.add_row(row.id, Text(row.job), str(row.number), _coloured(row.status), Text(row.event), created, took)
@@ -230,12 +231,10 @@ def main() -> None:
         app()
     except wqcore.ConfigError as error:
         _fail(EXIT_USAGE, *error.problems)
-    except (wqcore.DatabaseUnavailable, wqcore.SchemaError) as error:
+    except (wqcore.DatabaseUnavailable, wqcore.SchemaError, psycopg.OperationalError) as error:
         _fail(EXIT_DATABASE, str(error))
     except psycopg.DataError:
         _fail(EXIT_REFUSED, "it holds a character that cannot be stored (NUL), or a number or time out of range")
-    except psycopg.OperationalError as error:
-        _fail(EXIT_DATABASE, f"the database cannot be used: {error}")
     except (Refused, wqcore.Discard, wqcore.Retry) as error:
         _fail(EXIT_REFUSED, str(error))
 

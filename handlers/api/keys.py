@@ -1,7 +1,9 @@
 """A key opens its environment and nothing else; one that was deleted opens nothing any more after KEY_TTL_S.
 
-A key is looked up by its hash and remembered for that time: the look-up takes {MEASURED}. Keys that open nothing are not
-remembered, so a new one works at once.
+A key is looked up by its hash and remembered for that time. A look-up by itself took 0.14 ms, 0.11 ms of it CPU, where a POST
+of an event took 0.7 ms of CPU, client included (4 rounds of 3000 with 8 at once). The requests a second with and without
+remembering could not be told apart on that machine, which others used too: 750 to 1360 against 1030 to 1210. Keys that open
+nothing are not remembered, so a new one works at once.
 """
 
 from __future__ import annotations

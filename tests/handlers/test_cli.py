@@ -80,7 +80,9 @@ async def test_runs_are_listed_and_one_is_shown_with_its_tasks_and_executions(
         "POST", f"/api/v1/runs/{run}/tasks", {"idempotencyKey": "b", "name": "Inner", "parentId": made.body["id"]}
     )
     api.platform.sql(
-        "insert into {s}.job_run_execution (id, run_id, wq_job_id, reason, error) values ('x', %s, 1, 'EXECUTE_JOB', 'too slow')", run
+        "insert into {s}.job_run_execution (id, run_id, wq_job_id, reason, error) "
+        "values ('x', %s, 1, 'EXECUTE_JOB', 'too slow')",
+        run,
     )
     key = {"TRIGGER_API_KEY": api.platform.api_key}
     listed = parsed(cli("runs", "list", "--json", **key))
@@ -89,7 +91,7 @@ async def test_runs_are_listed_and_one_is_shown_with_its_tasks_and_executions(
     assert len(parsed(cli("runs", "list", "--limit", "1", "--json", **key))) == 1
     assert run in cli("runs", "list", **key).stdout
     shown = cli("runs", "show", run, FORCE_COLOR="", NO_COLOR="1").stdout
-    for text in (run, "Charge [bold] [a]", "│   └── RUNNING Inner", "PENDING EXECUTE_JOB too slow"):
+    for text in (run, "Charge [bold] [a]", "│       └── RUNNING Inner", "PENDING EXECUTE_JOB too slow"):
         assert text in shown
     assert "\x1b" not in shown
     [task] = parsed(cli("runs", "show", run, "--json"))["tasks"]
