@@ -1,6 +1,6 @@
 """The platform's tables: every change is one transaction, and the jobs that follow from it are part of that.
 
-A change that is one statement (`handlers/sql/<name>.sql`) runs by itself: `await store.row("start_run", id=…)`; it
+A change that is one statement (`handlers/sql/<name>.sql`) runs by itself: `await store.row("end_run", run=…)`; it
 enqueues what follows by `{wqcore}.enqueue(…)`. Several statements share a transaction::
 
     async with store.transaction() as tx:

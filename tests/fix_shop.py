@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +16,9 @@ from handlers.ingest import Event, ingest
 from tests.fix_endpoint import EndpointServer
 from tests.fix_job import make_job
 from tests.fix_platform import Platform
+from wqcore import BatchItem
 
-__all__ = ["Shop", "make_job", "shop"]
+__all__ = ["Shop", "make_job", "run_batch", "shop"]
 
 
 @dataclass
@@ -107,7 +108,7 @@ class Shop:
     async def started_run(self, **more: Any) -> tuple[str, str, int]:
         """A run that has started: its id, that of its execution, and the number of that one's job."""
         run = await self.add_run(**more)
-        await self.platform.store.row("start_run", run=run, execution=ids.new("exe"))
+        await self.platform.store.row("start_runs", runs=[run], executions=[ids.new("exe")])
         [execution] = self.executions(run)
         return run, execution.id, execution.wq_job_id
 
@@ -167,3 +168,10 @@ async def shop(platform: Platform, endpoint: EndpointServer) -> AsyncIterator[Sh
     found.job, found.version = found.add_job("ship")
     found.dispatcher = found.add_dispatcher(found.job, "order.made")
     yield found
+
+
+async def run_batch(handler: Callable[..., Awaitable[list[Exception | None]]], args: msgspec.Struct) -> None:
+    """Runs a batch handler with one job, and raises what it says of that job."""
+    [result] = await handler([BatchItem(args, make_job())])
+    if result is not None:
+        raise result

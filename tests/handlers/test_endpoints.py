@@ -127,7 +127,11 @@ async def test_what_an_endpoint_declares_no_longer_stops(platform: Platform, end
     started = (
         "select j.slug from {s}.event_dispatcher d join {s}.job j on j.id = d.key where d.enabled order by 1"
     )  # fmt: skip
-    for answered, slugs in (1, ["hidden", "send-invoice", "tick"]), (2, ["hidden"]), (3, ["hidden", "send-invoice", "tick"]):
+    for answered, slugs in (
+        (1, ["hidden", "send-invoice", "tick"]),
+        (2, ["hidden"]),
+        (3, ["hidden", "send-invoice", "tick"]),
+    ):
         await platform.client.insert(IndexEndpoint(shop))
         await platform.drain()
         assert [slug for (slug,) in platform.sql(started)] == slugs, answered
@@ -336,7 +340,10 @@ async def test_many_registrations_at_once_make_one_of_each(platform: Platform) -
         ({"trigger": {"type": "sometimes"}}, "sometimes"),
         ({"trigger": {"type": "static"}}, "`rule`"),
         ({"trigger": {"type": "scheduled", "schedule": {"type": "cron", "options": {"cron": "x"}}}}, "cron = 'x'"),
-        ({"trigger": {"type": "scheduled", "schedule": {"type": "interval", "options": {"seconds": 0}}}}, "`seconds`|>= 1"),
+        (
+            {"trigger": {"type": "scheduled", "schedule": {"type": "interval", "options": {"seconds": 0}}}},
+            "`seconds`|>= 1",
+        ),
         ({"integrations": {"x": {}}}, "`id`"),
         ({"version": 1}, r"`\$\.version`"),
     ],

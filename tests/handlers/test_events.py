@@ -10,21 +10,21 @@ import pytest
 
 import wqcore
 from handlers import ids
-from handlers.events import DeliverEvent, InvokeDispatcher, deliver_event, invoke_dispatcher
+from handlers.events import DeliverEvent, InvokeDispatcher, deliver_events, invoke_dispatchers
 from tests.fix_endpoint import endpoint
 from tests.fix_pg import empty_dsn, pg
 from tests.fix_platform import platform
-from tests.fix_shop import Shop, make_job, shop
+from tests.fix_shop import Shop, run_batch, shop
 
 __all__ = ["empty_dsn", "endpoint", "pg", "platform", "shop"]
 
 
 async def deliver(event: str) -> None:
-    await deliver_event(DeliverEvent(event), make_job())
+    await run_batch(deliver_events, DeliverEvent(event))
 
 
 async def invoke(dispatcher: str, event: str) -> None:
-    await invoke_dispatcher(InvokeDispatcher(dispatcher, event), make_job())
+    await run_batch(invoke_dispatchers, InvokeDispatcher(dispatcher, event))
 
 
 def invoked(shop: Shop) -> set[str]:

@@ -8,17 +8,17 @@ import pytest
 
 import wqcore
 from handlers import executions, ids, protocol, secrets
-from handlers.runs import RunFinished, StartQueuedRuns, StartRun, run_finished, start_queued_runs, start_run
+from handlers.runs import RunFinished, StartQueuedRuns, StartRun, runs_finished, start_queued_runs, start_runs
 from tests.fix_endpoint import endpoint
 from tests.fix_pg import empty_dsn, pg
 from tests.fix_platform import platform
-from tests.fix_shop import Shop, make_job, shop
+from tests.fix_shop import Shop, make_job, run_batch, shop
 
 __all__ = ["empty_dsn", "endpoint", "pg", "platform", "shop"]
 
 
 async def start(run: str) -> None:
-    await start_run(StartRun(run), make_job())
+    await run_batch(start_runs, StartRun(run))
 
 
 async def start_queued(queue: str) -> None:
@@ -26,7 +26,7 @@ async def start_queued(queue: str) -> None:
 
 
 async def finished(run: str) -> None:
-    await run_finished(RunFinished(run), make_job())
+    await run_batch(runs_finished, RunFinished(run))
 
 
 async def end(shop: Shop, run: str, status: str = "SUCCESS", output: str = "null") -> bool:
@@ -109,15 +109,19 @@ async def test_a_place_given_back_while_a_run_queues_itself_is_found(shop: Shop)
     shop.platform.sql("update {s}.job_queue set max_jobs = 1")
     first, second = await shop.add_run(), await shop.add_run()
     await start(first)
-    # the second finds no place, and has not committed when the first gives its place back and wakes the queue
+    # the second has found no place and has not committed: whoever gives one back waits for that, and wakes it then
     async with shop.platform.store.transaction() as tx:
-        found = await tx.row("start_run", run=second, execution=ids.new("exe"))
+        found = await tx.row("start_runs", runs=[second], executions=[ids.new("exe")])
         assert found is not None
         assert found.status == "QUEUED"
-        await end(shop, first)
-        await finished(first)
-        await start_queued(shop.queue)
-        assert starts(shop) == []
+        ending = asyncio.create_task(end(shop, first))
+        while not shop.platform.one("select count(*) from pg_locks where not granted"):
+            await asyncio.sleep(0.01)
+        assert not ending.done()
+    assert await ending
+    await finished(first)
+    await start_queued(shop.queue)
+    assert starts(shop) == [second]
     await shop.platform.drain()
     assert shop.run(second).status == "SUCCESS"
 

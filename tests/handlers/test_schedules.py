@@ -42,7 +42,9 @@ async def schedule_job(platform: Platform, **schedule: Any) -> str:
     known = platform.sql("select id from {s}.endpoint")
     endpoint = known[0][0] if known else platform.add_endpoint("http://a.example")
     schedule = schedule or {"type": "interval", "options": {"seconds": 3600}}
-    await register_job(RegisterJob(endpoint, JOB | {"trigger": {"type": "scheduled", "schedule": schedule}}), make_job())
+    await register_job(
+        RegisterJob(endpoint, JOB | {"trigger": {"type": "scheduled", "schedule": schedule}}), make_job()
+    )
     return str(platform.one("select id from {s}.schedule_source"))
 
 
@@ -80,9 +82,7 @@ def ticks(platform: Platform) -> list[tuple[Any, ...]]:
         ({"cron": "*/10 * * * * *"}, "2026-01-01T09:00:00", "2026-01-01T09:00:02", "2026-01-01T09:00:10"),
     ],
 )
-def test_the_next_tick_is_the_first_that_lies_ahead(
-    times: dict[str, Any], after: str, now: str, tick: str
-) -> None:
+def test_the_next_tick_is_the_first_that_lies_ahead(times: dict[str, Any], after: str, now: str, tick: str) -> None:
     assert next_tick(times.get("cron"), times.get("seconds"), at(after), at(now)) == at(tick)
 
 
@@ -270,7 +270,11 @@ async def test_a_schedule_that_user_code_removes_ticks_no_more_until_it_is_regis
     body = {"id": "u", "type": "interval", "options": {"seconds": 60}}
     await add(platform, **body)
     schedule, tick = platform.sql("select id, next_tick from {s}.schedule_source")[0]
-    assert (await remove(platform, "u"), await remove(platform, "u"), await remove(platform, "v")) == (True, True, False)
+    assert (await remove(platform, "u"), await remove(platform, "u"), await remove(platform, "v")) == (
+        True,
+        True,
+        False,
+    )
     await deliver_scheduled(DeliverScheduled(schedule, Tick(tick)), make_job())
     assert platform.one("select count(*) from {s}.event_record") == 0
     await add(platform, **body)

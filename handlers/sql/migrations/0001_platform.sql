@@ -355,6 +355,7 @@ create table {schema}.trigger_source (
     created_at timestamptz not null default now(),
     unique (environment_id, key)
 );
+create index on {schema}.trigger_source (endpoint_id);
 
 -- The events that a source asks its service for: option `event`, value `push`. `registered`: the service sends them.
 create table {schema}.source_event (
