@@ -57,7 +57,7 @@ class Platform:
         self.api_port = _free_port()
         self.url = f"http://127.0.0.1:{self.api_port}"
         self._folder = folder
-        self._stack = stack
+        self.stack = stack
         folder.mkdir(parents=True, exist_ok=True)
         self._conn: psycopg.Connection[Any] | None = None
 
@@ -95,7 +95,7 @@ class Platform:
         if not self.config.exists():
             self.configure()
         self.master = Master(self.config, self._folder / "workers.log")
-        self._stack.callback(self.master.stop)
+        self.stack.callback(self.master.stop)
         self.master.wait_ready(len(QUEUES))
 
     def start_api(self) -> None:
@@ -103,11 +103,11 @@ class Platform:
         self.api = Service(
             "HTTP side", [sys.executable, "-m", "handlers.api", "--config", str(self.config)], self._folder / "api.log"
         )
-        self._stack.callback(self.api.stop)
+        self.stack.callback(self.api.stop)
         self.api.wait_ready()
 
     def start_node_endpoint(self, folder: Path, key: str, **more: str) -> Service:
-        """Starts the Node project `folder`, whose packages are installed, as the endpoint `sdk`."""
+        """Starts the Node project `folder`, whose packages are installed, as the endpoint `shop`."""
         node = shutil.which("node")
         if node is None:
             raise DemoError("there is no node")
@@ -116,12 +116,12 @@ class Platform:
             [node, "index.mjs"],
             self._folder / "endpoint.log",
             variables={
-                "TRIGGER_API_URL": self.url, "TRIGGER_API_KEY": key, "ENDPOINT_ID": "sdk",
+                "TRIGGER_API_URL": self.url, "TRIGGER_API_KEY": key, "ENDPOINT_ID": "shop",
                 "JOURNAL": str(self._folder / "endpoint.jsonl"),
             } | more,
             cwd=folder,
         )  # fmt: skip
-        self._stack.callback(endpoint.stop)
+        self.stack.callback(endpoint.stop)
         endpoint.wait_ready()
         return endpoint
 
@@ -136,6 +136,10 @@ class Platform:
     def cli(self, *words: str) -> Any:
         """Runs `python -m handlers.cli … --json`; what it prints. Raises DemoError."""
         return json.loads(self._command("handlers.cli", "--config", str(self.config), *words, "--json"))
+
+    def show(self, *words: str) -> str:
+        """Runs `python -m handlers.cli …`; what a person sees. Raises DemoError."""
+        return self._command("handlers.cli", "--config", str(self.config), *words)
 
     def wq(self, *words: str) -> str:
         """Runs `python -m wqcore …`; what it prints. Raises DemoError."""
@@ -181,7 +185,7 @@ class Platform:
         """Rows of the database; `{p}` stands for the platform's schema and `{wq}` for wqcore's."""
         if self._conn is None:
             self._conn = psycopg.connect(self.dsn, autocommit=True, row_factory=namedtuple_row)
-            self._stack.callback(self._conn.close)
+            self.stack.callback(self._conn.close)
         names = {"p": sql.Identifier(self.platform_schema), "wq": sql.Identifier(self.schema)}
         return self._conn.execute(sql.SQL(query).format(**names), values or None).fetchall()
 
@@ -190,13 +194,13 @@ class Platform:
         quiet = "select not exists (select from {wq}.job where coalesce(run_at, now()) <= now() + interval '5 s') as is_quiet"
         return bool(self.rows(quiet)[0].is_quiet)
 
-    def wait_for_runs(self, count: int, timeout_s: float) -> bool:
-        """Waits until so many runs of jobs that are not internal have ended."""
+    def ended_runs(self) -> int:
+        """How many runs of jobs that are not internal have ended."""
         ended = (
             "select count(*) from {p}.job_run r join {p}.job j on j.id = r.job_id "
             "where r.completed_at is not null and not j.internal"
         )
-        return wait_until(lambda: int(self.rows(ended)[0].count) >= count, timeout_s)
+        return int(self.rows(ended)[0].count)
 
 
 def _free_port() -> int:
