@@ -21,7 +21,8 @@ with invoked as materialized (
       join {schema}.job_alias a on a.job_id = t.job_id and a.environment_id = i.environment_id and a.name = 'latest'
       join {schema}.job_version v on v.id = a.version_id and v.enabled
      where not exists (select from {schema}.job_run r
-                        where r.dispatcher_id = i.id and r.job_id = t.job_id and r.event_id = i.event_id)
+                        where r.dispatcher_id = i.id and r.job_id = t.job_id and r.event_id = i.event_id
+                       offset 0)  -- keeps it a probe of the index; as a join it became a hash of all runs
 ), number as (
     insert into {schema}.run_counter as c (job_id, last_number)
     select d.job_id, 1 from due d order by d.job_id

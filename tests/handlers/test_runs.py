@@ -259,3 +259,52 @@ async def test_starts_and_ends_side_by_side_never_deadlock_and_lose_no_place(sho
     await asyncio.gather(*(live(run) for run in runs for _ in range(2)))
     assert shop.places_taken() == 0
     assert {shop.run(run).status for run in runs} == {"SUCCESS"}
+
+
+HOT = {
+    "event_candidates": {"event": "x"},
+    "deliver_event": {"event": "x", "dispatchers": ["x"]},
+    "invoke_dispatcher": {"dispatcher": "x", "event": "x", "run": "x"},
+    "start_run": {"run": "x", "execution": "x"},
+    "start_queued_runs": {"queue": "x"},
+    "begin_execution": {"execution": "x", "job": 1, "tasks_bytes_max": 1},
+    "end_run": {"run": "x", "execution": "x", "job": 1, "status": "SUCCESS", "output": "1", "error": None,
+                "failed_task": None},
+    "run_finished": {"run": "x"},
+    "finish_execution": {"execution": "x", "job": 1},
+    "add_execution": {"execution": "x", "run": "x", "task": None, "run_at": None, "is_retry": False, "executions_max": 1},
+    "retry_execution": {"execution": "x", "job": 1, "error": "x", "retries_max": 1},
+    "stale_executions": {"executions_max": 1000},
+    "begin_operation": {"task": "x"},
+    "settle_task": {"task": "x", "run": "x", "status": "COMPLETED", "output": "1", "error": None, "properties": None},
+}  # fmt: skip
+GROWING = ("job_run", "job_run_execution", "task", "task_attempt", "event_record")
+
+
+@pytest.mark.parametrize("analyzed", [False, True])
+async def test_no_hot_statement_walks_a_table_that_grows(shop: Shop, analyzed: bool) -> None:
+    await shop.started_run()
+    for text in (
+        "insert into {s}.event_record (id, event_id, environment_id, name, source, payload) select 'e' || n, n, "
+        "environment_id, 'a', 'b', '1' from {s}.event_record, generate_series(1, 5000) n",
+        "insert into {s}.job_run (id, number, job_id, version_id, environment_id, endpoint_id, queue_id, event_id, status, "
+        "completed_at, dispatcher_id) select 'r' || n, n + 1, job_id, version_id, environment_id, endpoint_id, queue_id, "
+        "'e' || n, 'SUCCESS', now(), 'd' from {s}.job_run, generate_series(1, 5000) n",
+        "insert into {s}.job_run_execution (id, run_id, reason, status, wq_job_id) select 'x' || n, 'r' || n, "
+        "'EXECUTE_JOB', 'SUCCESS', n from generate_series(1, 5000) n",
+        "insert into {s}.task (id, run_id, idempotency_key, name, status) select 't' || n, 'r' || n, 'k', 'n', "
+        "'COMPLETED' from generate_series(1, 5000) n",
+        "insert into {s}.task_attempt (id, task_id, number) select 'a' || n, 't' || n, 1 from generate_series(1, 5000) n",
+        "insert into {wq}.job (queue, slot, kind, args) select 'default', 0, 'startRun', '{{}}' "
+        "from generate_series(1, 5000) n",
+    ):
+        shop.platform.sql(text)
+    if analyzed:
+        shop.platform.sql("analyze")
+    async with shop.platform.store.connection() as one:
+        for name, values in HOT.items():
+            cursor = await one.conn.execute(b"explain " + shop.platform.store._statements[name], values)
+            plan = "\n".join(line for (line,) in await cursor.fetchall())
+            walked = [table for table in GROWING if f"Seq Scan on {table} " in plan]
+            assert walked == [], f"{name}:\n{plan}"
+            assert name != "stale_executions" or "using job_pkey" in plan  # wqcore's jobs
