@@ -118,6 +118,7 @@ async def test_a_place_given_back_while_a_run_queues_itself_is_found(shop: Shop)
         await finished(first)
         await start_queued(shop.queue)
         assert starts(shop) == []
+        shop.platform.sql("delete from {wq}.job")  # all that the first one has enqueued has come too early
     await shop.platform.drain()
     assert shop.run(second).status == "SUCCESS"
 
@@ -172,6 +173,15 @@ async def test_a_run_ends_once_and_gives_its_place_back_once(shop: Shop) -> None
     assert [shop.task(task).status for task in (open_task, done)] == ["CANCELED", "COMPLETED"]
     assert shop.platform.jobs("runFinished") == [{"id": run}]
     assert shop.executions(run)[0].id == execution
+
+
+async def test_a_queued_run_that_is_canceled_gives_back_no_place(shop: Shop) -> None:
+    shop.platform.sql("update {s}.job_queue set max_jobs = 1")
+    first, second = await shop.add_run(), await shop.add_run()
+    await start(first)
+    await start(second)
+    await end(shop, second, "CANCELED")
+    assert (shop.run(second).status, shop.places_taken()) == ("CANCELED", 1)
 
 
 async def test_the_events_of_an_output_are_ingested_once(shop: Shop) -> None:
