@@ -77,9 +77,8 @@ async def end(
 async def again(db: store.Store, execution: str, job: int, reason: str) -> None:
     """Has an execution performed once more, or fails its run when that was tried RETRIES_MAX times."""
     retried = await db.row("retry_execution", execution=execution, job=job, error=reason, retries_max=RETRIES_MAX)
-    if retried is None:
-        ended = await end(db, protocol.failure(reason), execution=execution, job=job)
-        logger.warning("execution %s: %s; %s", execution, reason, "its run failed" if ended else "it has ended")
+    if retried is None and await end(db, protocol.failure(reason), execution=execution, job=job):
+        logger.warning("execution %s failed its run: %s", execution, reason)
 
 
 async def add(

@@ -140,7 +140,7 @@ async def sweep_executions(args: SweepExecutions, job: wqcore.Job) -> None:
     """Finds executions whose job is gone, and queues that nobody wakes."""
     swept = await executions.sweep()
     if swept:
-        logger.warning("%d executions had lost their job", swept)
+        logger.info("%d executions had lost their job", swept)
 
 
 async def _start(db: store.Store, runs: list[str]) -> list[store.Row]:

@@ -413,6 +413,17 @@ async def test_an_execution_that_always_dies_fails_its_run(shop: Shop) -> None:
     assert shop.places_taken() == 0
 
 
+async def test_the_sweep_closes_what_a_canceled_run_left_open(shop: Shop) -> None:
+    run, _, _ = await shop.started_run()
+    await executions.end(shop.platform.store, protocol.End(status="CANCELED"), run=run)
+    await shop.platform.drain()
+    assert shop.executions(run)[0].status == "PENDING"
+    shop.platform.sql("update {s}.job_run_execution set due_at = due_at - interval '6 s'")
+    await sweep()
+    assert (shop.executions(run)[0].status, shop.run(run).status, shop.places_taken()) == ("FAILURE", "CANCELED", 0)
+    assert shop.endpoint.requests == []
+
+
 async def test_the_sweep_wakes_a_queue_that_nobody_wakes(shop: Shop) -> None:
     run = await shop.add_run()
     shop.platform.sql("update {s}.job_run set status = 'QUEUED', queued_at = now()")
