@@ -27,7 +27,8 @@ with asked as materialized (
       join {schema}.job_alias a on a.job_id = s.job_id and a.environment_id = s.environment_id and a.name = 'latest'
       join {schema}.job_version v on v.id = a.version_id and v.enabled
      where not exists (select from {schema}.job_run r
-                        where r.dispatcher_id = s.id and r.job_id = s.job_id and r.event_id = s.event_id)
+                        where r.dispatcher_id = s.id and r.job_id = s.job_id and r.event_id = s.event_id
+                       offset 0)  -- keeps it a probe of the index; as a join it became a hash of all runs
 ), wanted as (
     select d.job_id, count(*) as runs from due d group by d.job_id
 ), number as (

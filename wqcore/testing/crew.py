@@ -180,6 +180,7 @@ class Crew:
             await asyncio.wait(running)
         await run_stop_hooks()
         await close_resources()
+        use_database(None)
         async with self._conn:
             await leave(
                 self._conn, self._statements, process=self._process_id, dead_after_s=self._settings.process.dead_after_s
