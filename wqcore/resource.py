@@ -5,11 +5,12 @@
 `@resource` turns an async generator into something each worker opens at its first use and closes when it ends::
 
     @wqcore.resource
-    async def http() -> AsyncIterator[httpx.AsyncClient]:
-        async with httpx.AsyncClient() as client:
-            yield client
+    async def http() -> AsyncIterator[aiohttp.ClientSession]:
+        async with aiohttp.ClientSession() as session:
+            yield session
 
-    response = await (await http()).get(url)
+    async with (await http()).get(url) as response:
+        ...
 
 A worker that is killed closes nothing; whatever a resource holds must bear that.
 """

