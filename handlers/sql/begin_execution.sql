@@ -4,11 +4,12 @@
 --   completed ones, oldest first, up to tasks_bytes_max bytes of output; one that is left out is asked for by its key.
 -- Locks: the execution, then the task. Rides: the primary keys, task_run_id_seq_idx, job_integration_pkey.
 -- Repeatable: yes, by the same job.
+-- coalesce keeps it from riding job_run_execution_open, which has every run that waits, also for days.
 with begun as (
     update {schema}.job_run_execution x
        set status = 'STARTED', started_at = coalesce(x.started_at, now())
       from {schema}.job_run r
-     where x.id = %(execution)s and x.wq_job_id = %(job)s and x.status in ('PENDING', 'STARTED')
+     where x.id = %(execution)s and x.wq_job_id = %(job)s and coalesce(x.status) in ('PENDING', 'STARTED')
        and r.id = x.run_id and r.completed_at is null
     returning x.reason, x.retry_count, x.is_retry, x.resume_task_id, r.id as run_id, r.is_test, r.started_at, r.account_id,
               r.yielded, r.event_id, r.job_id, r.version_id, r.environment_id, r.endpoint_id

@@ -4,10 +4,11 @@
 --   lost its execution ends nothing. Returns the run, or no row when nothing was ended.
 -- Locks: the execution, the run, its queue, its tasks. Rides: the primary keys, task_run_id_seq_idx.
 -- Repeatable: yes, without effect.
+-- coalesce keeps it from riding job_run_execution_open, which has every run that waits, also for days.
 with execution as (
     update {schema}.job_run_execution x
        set status = case when %(status)s = 'SUCCESS' then 'SUCCESS' else 'FAILURE' end, error = %(error)s, completed_at = now()
-     where x.id = %(execution)s::text and x.wq_job_id = %(job)s::bigint and x.status in ('PENDING', 'STARTED')
+     where x.id = %(execution)s::text and x.wq_job_id = %(job)s::bigint and coalesce(x.status) in ('PENDING', 'STARTED')
     returning x.run_id
 ), run as materialized (
     select r.id, r.queue_id, r.has_place from {schema}.job_run r

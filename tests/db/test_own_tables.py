@@ -111,7 +111,12 @@ async def test_a_handler_inserts_what_follows_with_the_client_of_its_worker(empt
     assert (await testing.drain(empty_dsn)).completed == 2
 
 
-async def test_there_is_no_current_client_outside_of_workers_and_attached_programs(database: Fresh) -> None:
+async def test_there_is_no_current_client_outside_of_workers_and_attached_programs(
+    database: Fresh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # what other modules of this process have declared is left out; the name wqcore.resource is the function
+    monkeypatch.setattr(sys.modules["wqcore.resource"], "_declared", [])
+    monkeypatch.setattr(migrate, "_declared", [])
     with pytest.raises(wqcore.ConfigError, match="wqcore.attached"):
         await wqcore.current_client()
     async with wqcore.attached(database.settings) as client:

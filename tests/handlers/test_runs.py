@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -178,6 +180,15 @@ async def test_a_run_ends_once_and_gives_its_place_back_once(shop: Shop) -> None
     assert shop.executions(run)[0].id == execution
 
 
+async def test_a_queued_run_that_is_canceled_gives_back_no_place(shop: Shop) -> None:
+    shop.platform.sql("update {s}.job_queue set max_jobs = 1")
+    first, second = await shop.add_run(), await shop.add_run()
+    await start(first)
+    await start(second)
+    await end(shop, second, "CANCELED")
+    assert (shop.run(second).status, shop.places_taken()) == ("CANCELED", 1)
+
+
 async def test_the_events_of_an_output_are_ingested_once(shop: Shop) -> None:
     run, _, _ = await shop.started_run()
     await end(
@@ -263,3 +274,67 @@ async def test_starts_and_ends_side_by_side_never_deadlock_and_lose_no_place(sho
     await asyncio.gather(*(live(run) for run in runs for _ in range(2)))
     assert shop.places_taken() == 0
     assert {shop.run(run).status for run in runs} == {"SUCCESS"}
+
+
+HOT = {
+    "event_candidates": {"events": ["x"]},
+    "deliver_events": {"events": ["x"], "pair_events": ["x"], "pair_dispatchers": ["x"]},
+    "invoke_dispatchers": {"dispatchers": ["x"], "events": ["x"], "runs": ["x"]},
+    "start_runs": {"runs": ["x"], "executions": ["x"]},
+    "start_queued_runs": {"queue": "x"},
+    "begin_execution": {"execution": "x", "job": 1, "tasks_bytes_max": 1},
+    "end_run": {"run": "x", "execution": "x", "job": 1, "status": "SUCCESS", "output": "1", "error": None,
+                "failed_task": None},
+    "runs_finished": {"runs": ["x"]},
+    "finish_execution": {"execution": "x", "job": 1},
+    "add_execution": {"execution": "x", "run": "x", "task": None, "run_at": None, "is_retry": False, "executions_max": 1},
+    "retry_execution": {"execution": "x", "job": 1, "error": "x", "retries_max": 1},
+    "stale_executions": {"executions_max": 1000},
+    "begin_operation": {"task": "x"},
+    "settle_task": {"task": "x", "run": "x", "status": "COMPLETED", "output": "1", "error": None, "properties": None},
+}  # fmt: skip
+GROWING = ("job_run", "job_run_execution", "task", "task_attempt", "event_record")
+
+
+@pytest.mark.parametrize("analyzed", [False, True])
+async def test_no_hot_statement_walks_a_table_that_grows(shop: Shop, analyzed: bool) -> None:
+    await shop.started_run()
+    for text in (
+        "insert into {s}.event_record (id, event_id, environment_id, name, source, payload) select 'e' || n, n, "
+        "environment_id, 'a', 'b', '1' from {s}.event_record, generate_series(1, 5000) n",
+        "insert into {s}.job_run (id, number, job_id, version_id, environment_id, endpoint_id, queue_id, event_id, status, "
+        "completed_at, dispatcher_id) select 'r' || n, n + 1, job_id, version_id, environment_id, endpoint_id, queue_id, "
+        "'e' || n, 'SUCCESS', now(), 'd' from {s}.job_run, generate_series(1, 5000) n",
+        "insert into {s}.job_run_execution (id, run_id, reason, status, wq_job_id) select 'x' || n, 'r' || n, "
+        "'EXECUTE_JOB', 'SUCCESS', n from generate_series(1, 5000) n",
+        "insert into {s}.task (id, run_id, idempotency_key, name, status) select 't' || n, 'r' || n, 'k', 'n', "
+        "'COMPLETED' from generate_series(1, 5000) n",
+        "insert into {s}.task_attempt (id, task_id, number) select 'a' || n, 't' || n, 1 from generate_series(1, 5000) n",
+        "insert into {wq}.job (queue, slot, kind, args) select 'default', 0, 'startRun', '{{}}' "
+        "from generate_series(1, 5000) n",
+    ):
+        shop.platform.sql(text)
+    if analyzed:
+        shop.platform.sql("analyze")
+    async with shop.platform.store.connection() as one:
+        for name, values in HOT.items():
+            cursor = await one.conn.execute(b"explain (format json) " + shop.platform.store._statements[name], values)
+            [(found,)] = await cursor.fetchall()
+            nodes = list(nodes_of(found[0]["Plan"]))
+            bounded = ("Index Cond", "Recheck Cond", "TID Cond")
+            walked = [
+                node
+                for node in nodes
+                if node.get("Relation Name") in GROWING and not any(key in node for key in bounded)
+            ]
+            assert walked == [], f"{name}: {walked}"
+            if name == "stale_executions":
+                assert "job_pkey" in {node.get("Index Name") for node in nodes}  # wqcore's jobs
+
+
+def nodes_of(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A node of a plan without the nodes below it, and those; what changes a table is no scan."""
+    if node["Node Type"] != "ModifyTable":
+        yield {key: value for key, value in node.items() if key != "Plans"}
+    for below in node.get("Plans", []):
+        yield from nodes_of(below)
