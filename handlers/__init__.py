@@ -1,10 +1,10 @@
-"""Importing this package declares all 24 kinds of the platform and attaches the handlers that exist.
+"""Importing this package declares the 24 kinds of the platform and two sweeps, and attaches a handler to each.
 
-One module per family; each holds the args types of its kinds and, when they are written, their handlers:
+One module per family; each holds the args types of its kinds and their handlers:
 
     events          deliverEvent, events.invokeDispatcher
-    schedules       events.deliverScheduled, registerDynamicSchedule
-    runs            startRun, performRunExecution, runFinished, startQueuedRuns
+    schedules       events.deliverScheduled, registerDynamicSchedule, sweepSchedules
+    runs            startRun, performRunExecution, runFinished, startQueuedRuns, sweepExecutions
     tasks           performTaskOperation
     endpoints       indexEndpoint, registerJob
     sources         registerSource, activateSource, deliverHttpSourceRequest, registerDynamicTrigger
@@ -18,13 +18,22 @@ One module per family; each holds the args types of its kinds and, when they are
     platform        the settings, and the declaration of the tables (sql/migrations)
     store           transactions on the tables, with the jobs that follow; one statement a file in sql/
     ingest          events come in
-    secrets, ids    what is kept encrypted; names of rows
+    matcher         whether a filter passes a payload
+    executions      one execution of a run, and the sweep of those that lost their job
+    protocol        bodies and answers of calls that execute runs
+    fetching        the operation `fetch` of a task
+    declared        what an endpoint says of itself in its index
+    registration    what registrations share
+    activation, deliveries   the event that activates a source; a request to a source, on its way
+    outgoing        every outgoing request: limits, and the guard against private addresses
     calls           how the platform calls an endpoint
+    secrets, ids    what is kept encrypted; names of rows
     smtp            how mails reach the mail server
+    records         what people ask for: organizations, endpoints, runs
+    api/, cli       the HTTP side, `python -m handlers.api`; the command line, `python -m handlers.cli`
 
-`scheduleEmail` and `indexEndpoint` have handlers. The other kinds are `planned`: their types and limits are fixed, and
-inserting one raises `wqcore.PlannedKind`. On the wire the fields are camelCase, in Python snake_case; fields that a
-type does not know are ignored. Of wqcore these modules use only its public names.
+On the wire the fields are camelCase, in Python snake_case; fields that a type does not know are ignored. Of wqcore these
+modules use only its public names. docs/howto/platform.md shows all of it at work.
 """
 
 from __future__ import annotations
