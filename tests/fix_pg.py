@@ -171,15 +171,8 @@ def _debian(folder: Path) -> Iterator[Server]:
     run(str(DEBIAN / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N")
     options = " ".join(f"-c {name}={value}" for name, value in SERVER.items())
     run(
-        str(DEBIAN / "pg_ctl"),
-        "-D",
-        str(data),
-        "-w",
-        "-l",
-        str(data / "log"),
-        "-o",
-        f"-k {data} -c listen_addresses= -c max_connections=200 {options}",
-        "start",
+        str(DEBIAN / "pg_ctl"), "-D", str(data), "-w", "-l", str(data / "log"),
+        "-o", f"-k {data} -c listen_addresses= -c max_connections=200 {options}", "start",
     )
     try:
         yield Server(make_conninfo(host=str(data), user="postgres"), VERSION)

@@ -40,15 +40,8 @@ def _catalog() -> Catalog:
     for name, args_type in (("note", Note), ("text", Text)):
         catalog.declare(
             Kind(
-                name,
-                args_type,
-                queue="default",
-                serial_key=None,
-                priority=1,
-                max_attempts=3,
-                timeout_s=60,
-                backoff=river,
-                planned=False,
+                name, args_type, queue="default", serial_key=None, priority=1, max_attempts=3, timeout_s=60,
+                backoff=river, planned=False,
             )
         )
     return catalog
@@ -125,9 +118,7 @@ async def test_a_bulk_insert_takes_any_iterable_and_says_how_far_it_is(database:
     assert await client.insert_many([]) == 0
 
 
-async def test_one_refused_item_rolls_a_bulk_insert_back_and_the_client_goes_on(
-    database: Fresh, client: Client
-) -> None:
+async def test_one_refused_item_rolls_a_bulk_insert_back_and_the_client_goes_on(database: Fresh, client: Client) -> None:
     items = [Text("fine"), Text("not \x00 fine")]
     with pytest.raises(InsertError, match="NUL"):
         await client.insert_many(items)

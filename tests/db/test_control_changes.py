@@ -201,9 +201,7 @@ async def test_bites_are_transactions_of_their_own_and_say_how_far_they_are(data
 
 async def test_a_notification_of_deleted_jobs_names_at_most_400_of_them(database: Fresh, client: Client) -> None:
     database.sql("alter sequence {s}.job_id_seq restart with 9000000000000000000")
-    database.sql(
-        "insert into {s}.job (queue, slot, kind, args) select 'default', 0, 'k', '{{}}' from generate_series(1, 700)"
-    )
+    database.sql("insert into {s}.job (queue, slot, kind, args) select 'default', 0, 'k', '{{}}' from generate_series(1, 700)")
     conn = heard(database)
     assert await client.delete(JobFilter(kinds=["k"])) == Changed(changed=700)
     hints = [wake.parse(payload) for payload in payloads(conn, 3)]
@@ -222,9 +220,7 @@ async def test_another_priority_or_time_is_found_behind_the_cursors_and_keeps_th
     conn = heard(database)
     assert await client.reprioritise([first, held], 7) == Changed(changed=1, running=1)
     assert payloads(conn) == ["due"]
-    assert database.sql("select priority, revision, run_at = created_at from {s}.job where id = %s", first) == [
-        (7, 0, True)
-    ]
+    assert database.sql("select priority, revision, run_at = created_at from {s}.job where id = %s", first) == [(7, 0, True)]
     assert await client.reschedule(second, dt.timedelta(seconds=-1)) == Changed(changed=1)
     at = dt.datetime.now(dt.UTC) + HOUR
     assert await client.reschedule([third, held], at) == Changed(changed=1, running=1)
@@ -264,9 +260,7 @@ async def test_a_job_whose_key_another_has_by_now_does_not_come_back(database: F
     assert database.sql("select id from {s}.history") == [(job,)]
 
 
-async def test_two_that_retry_and_delete_the_same_jobs_never_lose_or_double_one(
-    database: Fresh, client: Client
-) -> None:
+async def test_two_that_retry_and_delete_the_same_jobs_never_lose_or_double_one(database: Fresh, client: Client) -> None:
     ids = [finish(database, "discarded") for _ in range(200)]
     async with Client(database.settings) as other:
         one, two, gone = await asyncio.gather(
@@ -274,9 +268,7 @@ async def test_two_that_retry_and_delete_the_same_jobs_never_lose_or_double_one(
         )
     left = database.one("select count(*) from {s}.job") + database.one("select count(*) from {s}.history")
     assert left == 200 - gone.changed
-    assert (
-        one.changed + two.changed + one.unknown + two.unknown + one.running + two.running + one.taken + two.taken == 400
-    )
+    assert one.changed + two.changed + one.unknown + two.unknown + one.running + two.running + one.taken + two.taken == 400
     assert database.one("select count(*) from {s}.job j join {s}.history h using (id)") == 0
 
 
@@ -293,7 +285,9 @@ async def test_delete_removes_finished_jobs_too_but_a_walk_only_what_it_saw(data
     # what a walk saw at another revision, or unfinished, is left
     job, ended = add(database), finish(database, "completed")
     with database.conn.cursor() as cursor:
-        cursor.execute(database.statements["control_delete"], {"ids": [job, ended], "revisions": [1, 0]})
+        cursor.execute(
+            database.statements["control_delete"], {"ids": [job, ended], "revisions": [1, 0]}
+        )
         assert cursor.fetchone() == (0, 0, 0, 1, 0, 0)
 
 

@@ -146,10 +146,7 @@ async def test_dequeue_takes_a_waiting_job_away_and_lets_a_held_one_go_on(
     await turn(protocol, lanes)
     waiting = await client.insert(Note(2), job_key="waiting", run_at=FUTURE)
     assert [await client.dequeue(key) for key in ("waiting", "held", "unknown", "waiting")] == [
-        True,
-        True,
-        False,
-        False,
+        True, True, False, False,
     ]
     assert jobs(database, "id, job_key, max_attempts") == [(held, None, 0)]
     assert database.sql("select id, outcome, attempt from {s}.history") == [(waiting, "cancelled", 0)]
@@ -294,7 +291,9 @@ def test_lines_of_a_file_may_have_job_keys_and_be_unique(database: Fresh) -> Non
     ]
     catalog = _catalog()
     with SyncClient(database.settings, catalog=catalog) as client:
-        report = insert_lines(client, catalog, lines, strict=False, refused=said.append, read=lambda size, number: None)
+        report = insert_lines(
+            client, catalog, lines, strict=False, refused=said.append, read=lambda size, number: None
+        )
     assert (report.inserted, report.replaced, report.skipped, report.refused) == (2, 1, 1, 1)
     assert "line 5" in said[0]
     assert jobs(database, "args->>'userId', run_at") == [("2", FUTURE), ("3", None)]

@@ -130,9 +130,7 @@ def test_a_step_that_fails_leaves_nothing_behind(empty_dsn: str) -> None:
 
 def test_the_number_of_slots_of_a_queue_is_fixed_at_its_first_start(database: Fresh) -> None:
     assert database.sql("select queue, count(*) from {s}.slot group by 1 order by 1") == [
-        ("default", 4),
-        ("mail", 2),
-        ('o"dd; quéue', 1),
+        ("default", 4), ("mail", 2), ('o"dd; quéue', 1),
     ]
     other = Settings(database=database.settings.database, queues={"default": Queue(slots=5)})
     with pytest.raises(ConfigError, match=r"queues.default.slots = 5.*write slots = 4"):

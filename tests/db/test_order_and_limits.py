@@ -184,7 +184,7 @@ async def test_limits_written_by_hand_that_make_no_sense_are_said_and_left(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     queues = await bench.prepare()
-    bench.database.sql('update {s}.queue set limits = \'{{"rate": "fast"}}\'')
+    bench.database.sql("update {s}.queue set limits = '{{\"rate\": \"fast\"}}'")
     async with bench.client() as client:
         await client.insert(Work())
     await bench.drain(queues)

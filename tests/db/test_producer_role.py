@@ -137,9 +137,7 @@ def test_enqueue_is_the_only_function_for_others_and_for_the_role(database: Fres
     )
     assert [name for _, may, name, _ in rows if may] == ["enqueue"]
     assert [signature for signature, _, _, everybody in rows if everybody] == []
-    assert {"insert_keyed", "cancel", "pause", "resume", "ending", "make_partitions"} <= {
-        name for _, _, name, _ in rows
-    }
+    assert {"insert_keyed", "cancel", "pause", "resume", "ending", "make_partitions"} <= {name for _, _, name, _ in rows}
 
 
 @pytest.mark.parametrize(
@@ -222,11 +220,7 @@ def test_every_function_with_its_owners_rights_has_a_search_path_of_its_own(data
 def test_making_the_role_again_takes_back_what_was_granted_too_much(
     database: Fresh, producer: str, login: Callable[..., psycopg.Connection[Any]]
 ) -> None:
-    for text in (
-        "grant all on all tables in schema {s}",
-        "grant all on all functions in schema {s}",
-        "grant all on schema {s}",
-    ):
+    for text in ("grant all on all tables in schema {s}", "grant all on all functions in schema {s}", "grant all on schema {s}"):
         database.conn.execute(
             sql.SQL(text + " to {r}").format(s=sql.Identifier("wqcore"), r=sql.Identifier(producer))  # type: ignore[arg-type]
         )

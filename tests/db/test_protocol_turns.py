@@ -49,27 +49,14 @@ def done(*rows: tuple[int, int]) -> Outcomes:
 
 
 async def turn(
-    protocol: Protocol,
-    lanes: Lanes,
-    outcomes: Outcomes | None = None,
-    *,
-    limit: int = 10,
-    held: list[int] | None = None,
-    exclude: list[int] | None = None,
-    busy_keys: list[str] | None = None,
-    changed: bool = False,
-    take: bool = True,
+    protocol: Protocol, lanes: Lanes, outcomes: Outcomes | None = None, *, limit: int = 10, held: list[int] | None = None,
+    exclude: list[int] | None = None, busy_keys: list[str] | None = None, changed: bool = False, take: bool = True,
 ) -> list[int]:
     """One turn; the ids that it claimed."""
     held = held or []
     turned = await protocol.turn(
-        outcomes or Outcomes(),
-        lanes,
-        limit=limit,
-        held=held,
-        exclude=held if exclude is None else exclude,
-        busy_keys=busy_keys or [],
-        changed=changed,
+        outcomes or Outcomes(), lanes, limit=limit, held=held, exclude=held if exclude is None else exclude,
+        busy_keys=busy_keys or [], changed=changed,
     )
     if take and limit:
         lanes.took(turned.rows, limit)
@@ -126,7 +113,7 @@ async def test_a_retention_of_nothing_writes_no_history(database: Fresh, new_sha
     first, second = add(database), add(database)
     protocol, lanes = await new_shard(1), lanes_of()
     protocol.keep_completed_hours = 0
-    database.sql('update {s}.queue set keep_hours = \'{{"completed": 0, "cancelled": 0, "discarded": 0}}\'')
+    database.sql("update {s}.queue set keep_hours = '{{\"completed\": 0, \"cancelled\": 0, \"discarded\": 0}}'")
     await turn(protocol, lanes)
     await protocol.end([Ended(second, 0, clock.monotonic(), "discarded", '{"error": "x"}')])
     await turn(protocol, lanes, done((first, 0)), changed=True)
@@ -184,22 +171,12 @@ async def test_a_fenced_shard_writes_nothing(database: Fresh, new_shard: NewShar
 
 
 async def save(
-    database: Fresh,
-    aconn: AsyncConnection,
-    shard: int,
-    started: list[tuple[int, int]],
-    *,
-    deaths_max: int = 3,
+    database: Fresh, aconn: AsyncConnection, shard: int, started: list[tuple[int, int]], *, deaths_max: int = 3,
     suspect_rest: bool = False,
 ) -> Rescued | None:
     return await rescue(
-        aconn,
-        database.statements,
-        shard=shard,
-        started=started,
-        reason="worker died (signal 9)",
-        deaths_max=deaths_max,
-        suspect_rest=suspect_rest,
+        aconn, database.statements, shard=shard, started=started, reason="worker died (signal 9)",
+        deaths_max=deaths_max, suspect_rest=suspect_rest,
     )
 
 
@@ -213,9 +190,7 @@ async def test_a_rescue_charges_what_had_started_and_leaves_the_rest_untouched(
     assert await save(database, aconn, 1, [(ids[0], 0)]) == Rescued("default", 1, 0, 3)
     columns = "attempt, deaths, run_at <= now(), jsonb_array_length(errors), errors->0->>'error'"
     assert database.sql("select " + columns + " from {s}.job order by id") == [
-        (1, 1, True, 1, "worker died (signal 9)"),
-        (0, 0, None, None, None),
-        (0, 0, None, None, None),
+        (1, 1, True, 1, "worker died (signal 9)"), (0, 0, None, None, None), (0, 0, None, None, None),
     ]
     assert database.one("select count(*) from {s}.slot where shard is not null") == 0
     assert await save(database, aconn, 1, [(ids[0], 0)]) is None
@@ -291,8 +266,7 @@ async def test_an_ended_job_is_in_the_history_with_its_reason(database: Fresh, n
     )
     await turn(protocol, lanes, changed=True)
     assert database.sql("select id, outcome, errors->0->>'error', attempt from {s}.history order by id") == [
-        (ids[0], "discarded", "no", 1),
-        (ids[1], "cancelled", "stop", 1),
+        (ids[0], "discarded", "no", 1), (ids[1], "cancelled", "stop", 1),
     ]
     assert database.one("select count(*) from {s}.job") == 0
 
@@ -437,11 +411,6 @@ async def test_the_view_shows_one_state_for_every_job(database: Fresh, new_shard
     scheduled = add(database, run_at="now() + interval '1 hour'")
     retryable = add(database, run_at="now() + interval '1 hour'", errors='[{"error": "x"}]', attempt=1)
     assert dict(database.sql("select id, state from {s}.jobs")) == {
-        running: "running",
-        completed: "completed",
-        cancelled: "cancelled",
-        available: "available",
-        due: "available",
-        scheduled: "scheduled",
-        retryable: "retryable",
+        running: "running", completed: "completed", cancelled: "cancelled", available: "available", due: "available",
+        scheduled: "scheduled", retryable: "retryable",
     }

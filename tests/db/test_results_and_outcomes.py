@@ -240,9 +240,7 @@ async def test_outcomes_of_many_writers_are_all_seen_once_in_one_order_by_every_
     since = await client.position()
     seed = random.randrange(1 << 30)
     print("seed", seed)
-    database.sql(
-        "insert into {s}.job (queue, slot, kind, args) select 'default', 0, 'k', '{{}}' from generate_series(1, 400)"
-    )
+    database.sql("insert into {s}.job (queue, slot, kind, args) select 'default', 0, 'k', '{{}}' from generate_series(1, 400)")
     ids = [job for (job,) in database.sql("select id from {s}.job order by id")]
 
     def write(number: int) -> None:
@@ -286,10 +284,7 @@ def test_no_look_at_jobs_or_outcomes_reads_a_whole_table(database: Fresh, mode: 
     ids = BigIntArray([1, 2])
     wanted = parameters(JobFilter(kinds=["k"])) | {"after": 5, "scan": 100, "n": 10, "whole": True}
     for name, params in (
-        (
-            "outcomes",
-            {"xid": 19_990, "id": 0, "upto": 20_000, "n": 10, "kinds": ["k"], "queues": None, "outcomes": None},
-        ),
+        ("outcomes", {"xid": 19_990, "id": 0, "upto": 20_000, "n": 10, "kinds": ["k"], "queues": None, "outcomes": None}),
         ("jobs_ended", {"ids": ids}),
         ("jobs_walk", wanted),
         ("jobs_walk", wanted | parameters(JobFilter(ids=[1]))),
@@ -307,7 +302,8 @@ async def test_the_index_of_the_newest_outcomes_is_brought_up_to_date_unless_som
     database: Fresh, aconn: Any
 ) -> None:
     left = (
-        "select sum(brin_summarize_new_values(inhrelid)) from pg_inherits where inhparent = '{s}.history_xid'::regclass"
+        "select sum(brin_summarize_new_values(inhrelid)) from pg_inherits "
+        "where inhparent = '{s}.history_xid'::regclass"
     )
     database.sql(FILL, 20_000)
     with psycopg.connect(database.dsn) as conn:

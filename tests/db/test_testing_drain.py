@@ -169,9 +169,7 @@ async def test_workers_run_in_the_background_while_the_block_runs(room: Room) ->
                 await asyncio.sleep(0.02)
             while not rows(room.dsn, "select from wqcore.process"):
                 await asyncio.sleep(0.02)
-    assert rows(room.dsn, "select (select count(*) from wqcore.shard), (select count(*) from wqcore.process)") == [
-        (0, 0)
-    ]
+    assert rows(room.dsn, "select (select count(*) from wqcore.shard), (select count(*) from wqcore.process)") == [(0, 0)]
 
 
 async def test_a_block_that_fails_cancels_what_runs_and_gives_it_back(room: Room) -> None:

@@ -40,7 +40,9 @@ class Desk:
         self.other: AsyncConnection | None = None
 
     async def run(self, args: msgspec.Struct, **options: Any) -> testing.Ran:
-        return await testing.run_inline(self.conn, args, catalog=self.catalog, schema=self.database.schema, **options)
+        return await testing.run_inline(
+            self.conn, args, catalog=self.catalog, schema=self.database.schema, **options
+        )
 
     def states(self) -> list[tuple[Any, ...]]:
         """What others see: committed jobs only."""
@@ -82,15 +84,8 @@ async def desk(database: Fresh, aconn: AsyncConnection) -> AsyncIterator[Desk]:
     for name, args_type in (("step", Step), ("other", Other)):
         catalog.declare(
             Kind(
-                name,
-                args_type,
-                queue="default",
-                serial_key=None,
-                priority=1,
-                max_attempts=3,
-                timeout_s=0.5,
-                backoff=lambda attempt: 60.0 * attempt,
-                planned=False,
+                name, args_type, queue="default", serial_key=None, priority=1, max_attempts=3, timeout_s=0.5,
+                backoff=lambda attempt: 60.0 * attempt, planned=False,
             )
         )
     desk = Desk(database, aconn, catalog)
@@ -270,9 +265,7 @@ def test_time_travel_moves_all_times_but_those_of_workers(database: Fresh) -> No
     database.sql("insert into {s}.process (id, host, pid, version) values (gen_random_uuid(), '', 1, '')")
 
     def read() -> dict[str, Any]:
-        columns = {
-            table: database.sql(f"select {', '.join(names)} from {{s}}.{table}")[0] for table, names in times.items()
-        }
+        columns = {table: database.sql(f"select {', '.join(names)} from {{s}}.{table}")[0] for table, names in times.items()}
         return columns | {"process": database.sql("select beat_at, started_at from {s}.process")[0]}
 
     before = read()
@@ -288,3 +281,5 @@ def test_time_travel_moves_all_times_but_those_of_workers(database: Fresh) -> No
 def test_time_travel_goes_forward_only(database: Fresh) -> None:
     with pytest.raises(ValueError, match="into the future only"):
         testing.travel(database.conn, hours=-1)
+
+

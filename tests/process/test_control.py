@@ -77,9 +77,7 @@ def test_a_cancellation_without_its_notification_is_found_at_the_next_look(world
     ready(world)
     [job] = world.insert("nap", 1, {"s": 60.0})
     running(world, 1)
-    world.conn.execute(
-        "insert into wqcore.cancel_request (job, queue, reason) values (%s, 'default', 'quietly')", (job,)
-    )
+    world.conn.execute("insert into wqcore.cancel_request (job, queue, reason) values (%s, 'default', 'quietly')", (job,))
     with client(world) as asking:
         found = asking.wait(job, timeout_s=20)
     assert (found.state, found.last_error) == ("cancelled", "quietly")
@@ -111,9 +109,7 @@ def test_a_job_that_ends_while_it_is_cancelled_ends_once(world: World) -> None:
             asking.cancel(jobs[:: chance.randrange(1, 9)])
             asking.cancel(wqcore.JobFilter(kinds=["nap"], states=["running"]))
         until(lambda: sum(world.outcomes().values()) == 300, "all have ended")
-    assert (
-        world.scalar("select count(*) from (select id from wqcore.history group by id having count(*) > 1) twice") == 0
-    )
+    assert world.scalar("select count(*) from (select id from wqcore.history group by id having count(*) > 1) twice") == 0
     assert world.scalar("select count(*) from wqcore.job") == 0
 
 
@@ -124,9 +120,7 @@ def test_a_cancellation_whose_job_nobody_holds_is_carried_out_by_the_keeper(worl
         asking.pause("default")
         time.sleep(1.5)  # until every worker has looked; the job would run else, and be cancelled by its worker
         [job] = world.insert("nap")
-        world.conn.execute(
-            "insert into wqcore.cancel_request (job, queue, reason) values (%s, 'default', 'late')", (job,)
-        )
+        world.conn.execute("insert into wqcore.cancel_request (job, queue, reason) values (%s, 'default', 'late')", (job,))
         assert asking.wait(job, timeout_s=30).state == "cancelled"
     assert world.runs() == {}
 

@@ -69,9 +69,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run_pytest(
-    project: Path, *arguments: str, plugins: tuple[str, ...] = ("pytest_asyncio.plugin",)
-) -> tuple[int, str]:
+def run_pytest(project: Path, *arguments: str, plugins: tuple[str, ...] = ("pytest_asyncio.plugin",)) -> tuple[int, str]:
     """Runs the project's tests with this plugin and no other than those named."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV"))}
     environment |= {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}

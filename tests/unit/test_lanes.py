@@ -52,8 +52,7 @@ class World:
         found: list[tuple[Any, ...]] = []
         for slot, priority, cursor in zip(slots, priorities, after, strict=True):
             lane = [
-                each
-                for id_, each in sorted(self.visible.items())
+                each for id_, each in sorted(self.visible.items())
                 if each[Row.SLOT] == slot and each[Row.PRIORITY] == priority and id_ > cursor and id_ not in self.held
             ]
             found += lane[:limit]
@@ -191,10 +190,8 @@ def test_a_lane_whose_oldest_job_has_waited_is_read_earlier() -> None:
 def test_gaps_cover_every_priority_that_has_no_lane() -> None:
     lanes = Lanes([1, 5])
     covered = [
-        priority
-        for above, below in zip(*lanes.gaps(), strict=True)
-        for priority in range(-1000, 1001)
-        if above < priority < below
+        priority for above, below in zip(*lanes.gaps(), strict=True)
+        for priority in range(-1000, 1001) if above < priority < below
     ]
     assert sorted([*covered, 1, 5]) == list(range(-1000, 1001))
 

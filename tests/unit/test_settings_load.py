@@ -146,9 +146,7 @@ def test_a_file_that_cannot_be_read_or_parsed_is_named(tmp_path: Path) -> None:
 
 
 def test_a_queue_is_its_own_group_unless_it_says_otherwise() -> None:
-    settings = Settings(
-        queues={"a": Queue(), "b": Queue(group="x")}, process=msgspec.convert({"group": "x"}, _process())
-    )
+    settings = Settings(queues={"a": Queue(), "b": Queue(group="x")}, process=msgspec.convert({"group": "x"}, _process()))
     assert (settings.group_of("a"), settings.group_of("b"), list(settings.queues_here())) == ("a", "x", ["b"])
 
 
