@@ -45,7 +45,9 @@ app.add_typer(organizations, name="org", help="Organizations.")
 app.add_typer(endpoints, name="endpoint", help="Endpoints of an environment.")
 app.add_typer(events, name="event", help="Events of an environment.")
 app.add_typer(runs, name="runs", help="Runs of an environment.")
-_out = Console(highlight=False, soft_wrap=True)
+PIPED_WIDTH = 1000
+"""What another program reads is not cut off at the width of a terminal."""
+_out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPED_WIDTH)
 _err = Console(highlight=False, soft_wrap=True, stderr=True)
 
 

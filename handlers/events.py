@@ -19,7 +19,9 @@ import wqcore
 from handlers import ids, store
 from handlers.matcher import matches
 
-BATCH_MAX: Final = 50
+DELIVERED_TOGETHER_MAX: Final = 8
+"""As many as the queue has workers."""
+INVOKED_TOGETHER_MAX: Final = 20
 BATCH_WAIT_S: Final = 0.005
 INVOKED_MAX: Final = 10
 """How often a dispatcher is asked again when the same invocation is at work beside it; each time one of them gets on."""
@@ -49,7 +51,7 @@ class InvokeDispatcher(msgspec.Struct, frozen=True, rename="camel"):
     event_record_id: str
 
 
-@wqcore.handler(max_batch=BATCH_MAX, max_wait_s=BATCH_WAIT_S)
+@wqcore.handler(max_batch=DELIVERED_TOGETHER_MAX, max_wait_s=BATCH_WAIT_S)
 async def deliver_events(items: list[wqcore.BatchItem[DeliverEvent]]) -> list[Exception | None]:
     """Invokes the dispatchers whose filters match. An event that does not exist is wqcore.Discard."""
     db = await store.open_store()
@@ -68,7 +70,7 @@ async def deliver_events(items: list[wqcore.BatchItem[DeliverEvent]]) -> list[Ex
     return [None if item.args.id in known else wqcore.Discard(f"no event record {item.args.id}") for item in items]
 
 
-@wqcore.handler(max_batch=BATCH_MAX, max_wait_s=BATCH_WAIT_S)
+@wqcore.handler(max_batch=INVOKED_TOGETHER_MAX, max_wait_s=BATCH_WAIT_S)
 async def invoke_dispatchers(items: list[wqcore.BatchItem[InvokeDispatcher]]) -> list[Exception | None]:
     """Makes the runs of the dispatchers for their events. wqcore.Discard where either does not exist."""
     db = await store.open_store()

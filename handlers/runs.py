@@ -20,7 +20,9 @@ from handlers import executions, ids, ingest, store
 logger = logging.getLogger(__name__)
 
 Instant = Annotated[dt.datetime, msgspec.Meta(tz=True)]
-BATCH_MAX: Final = 50
+STARTED_TOGETHER_MAX: Final = 10
+"""As many as the queue has workers."""
+FINISHED_TOGETHER_MAX: Final = 20
 BATCH_WAIT_S: Final = 0.005
 EVENTS_MAX: Final = 1000
 """Events that one output may carry."""
@@ -91,7 +93,7 @@ class RawEvent(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     timestamp: Instant | None = None
 
 
-@wqcore.handler(max_batch=BATCH_MAX, max_wait_s=BATCH_WAIT_S)
+@wqcore.handler(max_batch=STARTED_TOGETHER_MAX, max_wait_s=BATCH_WAIT_S)
 async def start_runs(items: list[wqcore.BatchItem[StartRun]]) -> list[Exception | None]:
     """Starts the runs for which their queues have a place. A run that does not exist is wqcore.Discard."""
     db = await store.open_store()
@@ -118,7 +120,7 @@ async def perform_run_execution(args: PerformRunExecution, job: wqcore.Job) -> N
     await executions.perform(args.id, job.id)
 
 
-@wqcore.handler(max_batch=BATCH_MAX, max_wait_s=BATCH_WAIT_S)
+@wqcore.handler(max_batch=FINISHED_TOGETHER_MAX, max_wait_s=BATCH_WAIT_S)
 async def runs_finished(items: list[wqcore.BatchItem[RunFinished]]) -> list[Exception | None]:
     """Lets the next runs of the queues start, and ingests the events that the outputs carry.
 

