@@ -13,8 +13,31 @@ from dataclasses import dataclass, field
 from tests.model.explorer import Move
 from tests.model.protocol_sql import Sql
 from tests.model.protocol_state import (
-    CANCEL, CANCELLED, DEAD, DISCARD, FAIL, FROZEN, HOST_DEAD, LEFT, OK, REFUSED, SETTLED, SETTLING, SNOOZE, TURNED,
-    TURNING, UNBORN, UP, WAITING, Budget, Job, Outcome, Run, Sent, Shard, State,
+    CANCEL,
+    CANCELLED,
+    DEAD,
+    DISCARD,
+    FAIL,
+    FROZEN,
+    HOST_DEAD,
+    LEFT,
+    OK,
+    REFUSED,
+    SETTLED,
+    SETTLING,
+    SNOOZE,
+    TURNED,
+    TURNING,
+    UNBORN,
+    UP,
+    WAITING,
+    Budget,
+    Job,
+    Outcome,
+    Run,
+    Sent,
+    Shard,
+    State,
 )  # fmt: skip
 
 MAX_ATTEMPTS = 2

@@ -8,8 +8,25 @@ only grow; a death is charged once, for a worker that has been away, and to no j
 from __future__ import annotations
 
 from tests.model.protocol_state import (
-    CANCEL, CANCELLED, COMPLETED, DISCARD, DISCARDED, FAIL, OK, REFUSED, SETTLED, SETTLING, SNOOZE, TURNED, UNBORN, UP,
-    WAITING, Job, Outcome, Sent, State,
+    CANCEL,
+    CANCELLED,
+    COMPLETED,
+    DISCARD,
+    DISCARDED,
+    FAIL,
+    OK,
+    REFUSED,
+    SETTLED,
+    SETTLING,
+    SNOOZE,
+    TURNED,
+    UNBORN,
+    UP,
+    WAITING,
+    Job,
+    Outcome,
+    Sent,
+    State,
 )  # fmt: skip
 
 DEATHS_MAX = 2
