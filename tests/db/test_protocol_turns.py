@@ -244,7 +244,7 @@ async def test_a_retry_waits_keeps_its_errors_and_is_charged_once(database: Fres
     assert database.sql("select " + columns + " from {s}.job") == [(1, True, 1, "boom")]
     await turn(protocol, lanes, changed=True)
     assert database.one("select state from {s}.jobs") == "retryable"
-    await protocol.retry([Again(id_, 0, 1, -1.0, None)])
+    await protocol.retry([Again(id_, 0, 1, -1.0, None, ready_us=10**15)])
     assert await turn(protocol, lanes) == [id_]
 
 
