@@ -236,6 +236,8 @@ class Protocol:
                 yield Move(f"shard {at} takes the free slots", after)
             own = frozenset(slot for slot, owner in enumerate(state.owner) if owner == at)
             seen = self._seen_elsewhere(state, at, own)
+            if self.variant == "slots read before it is known who holds their jobs" and own != shard.slots:
+                seen = frozenset()
             if own != shard.slots or seen != shard.elsewhere:
                 after = shard._replace(slots=own, elsewhere=seen)
                 yield Move(f"shard {at} owns {sorted(own)} and leaves out {sorted(seen)}", state.with_shard(at, after))

@@ -48,6 +48,11 @@ BROKEN = [
     ("revision not checked", "a job key that is replaced", "what was inserted last never ran"),
     ("hand-over forgets running jobs", "a cancellation while its slot moves", "overlap, and neither has lost"),
     ("hand-over forgets running jobs", "a serial key with three jobs that moves", "of one serial key run at once"),
+    (
+        "slots read before it is known who holds their jobs",
+        "a cancellation while its slot moves",
+        "overlap, and neither has lost its shard",
+    ),
     ("two jobs of one key", "a serial key that moves, and a killed worker", "of one serial key run at once"),
     ("beat stops before the drain", "a drain", "although its worker lives"),
     ("double rescue", "a lost reply and a killed worker", "charged twice for one death"),
