@@ -399,6 +399,23 @@ async def test_a_late_job_is_found_also_when_its_transaction_is_the_newest_of_al
     assert (found, await turn(protocol, lanes, held=[early])) == (True, [late])
 
 
+async def test_the_very_first_job_of_a_schema_is_found_too_when_it_commits_late(
+    database: Fresh, new_shard: NewShard
+) -> None:
+    """A sequence that nobody has drawn from shows 1 as its last value, and 1 is the id that it will give."""
+    protocol, lanes = await new_shard(1), lanes_of(0)
+    for _ in range(3):
+        await look_in(protocol, lanes, [])
+        await turn(protocol, lanes)
+    with psycopg.connect(database.dsn) as slow:
+        first = add(database, conn=slow)
+        second = add(database)
+        assert await turn(protocol, lanes) == [second]
+        slow.commit()
+    found = await look_in(protocol, lanes, [second])
+    assert (first, found, await turn(protocol, lanes, held=[second])) == (1, True, [first])
+
+
 async def test_the_view_shows_one_state_for_every_job(database: Fresh, new_shard: NewShard) -> None:
     running = add(database, slot=1)
     protocol, lanes = await new_shard(1), lanes_of(1)

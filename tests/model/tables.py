@@ -281,7 +281,7 @@ class Tables:
         return [
             (
                 p["shard"] in self.shards, len(self.shards), free, 0, 0, self.paused, "{}", '{"completed": 24}',
-                bool(self.requests), max(1, self.sequence), now, min(self._open, default=self._xid + 1), self._xid + 1,
+                bool(self.requests), self.sequence, now, min(self._open, default=self._xid + 1), self._xid + 1,
                 any(row.id > after[row.slot, row.priority] for row in ready),
                 any(p["floor"] < row.id <= after[row.slot, row.priority] for row in ready),
                 any(at <= now and (at, job) > found.due for at, job, found in timed),
