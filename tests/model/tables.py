@@ -280,8 +280,9 @@ class Tables:
         free = sum(owner is None for owner in self.slots.values())
         return [
             (
-                p["shard"] in self.shards, len(self.shards), free, 0, 0, self.paused, "{}", '{"completed": 24}',
-                bool(self.requests), self.sequence, now, min(self._open, default=self._xid + 1), self._xid + 1,
+                p["shard"] in self.shards, len(self.shards), free, len(self.slots_owned(p)), 0, 0, self.paused, "{}",
+                '{"completed": 24}', bool(self.requests), self.sequence, now, min(self._open, default=self._xid + 1),
+                self._xid + 1,
                 any(row.id > after[row.slot, row.priority] for row in ready),
                 any(p["floor"] < row.id <= after[row.slot, row.priority] for row in ready),
                 any(at <= now and (at, job) > found.due for at, job, found in timed),

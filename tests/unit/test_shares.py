@@ -88,7 +88,7 @@ class Table:
         return [(7, 2, "key")] if 2 in slots else []
 
 
-LOOK = Look(True, 2, 2, 0, 0, False, None, None, False, 1, 0, 1, 1, False, False, False, False, None, None)
+LOOK = Look(True, 2, 2, 0, 0, 0, False, None, None, False, 1, 0, 1, 1, False, False, False, False, None, None)
 
 
 def shares_of(table: Table) -> tuple[Shares, Lanes]:
@@ -120,3 +120,26 @@ async def test_slots_whose_taking_nobody_had_confirmed_are_no_exception_when_som
     shares, lanes = shares_of(Table(1, 2, 3))
     assert await share(shares, 2)
     assert (lanes.slots, shares.elsewhere) == ([1, 2], {7: (2, "key")})
+
+
+async def test_slots_whose_taking_came_true_late_are_released() -> None:
+    """The first taking was given up by its client, which took others on a new connection; then the server did both."""
+    table = Table(free=(0, 1))
+    shares, lanes = shares_of(table)
+    table.owned = []
+    take = table.take_slots
+
+    async def late(count: int) -> list[int]:
+        table.owned = [2, 3]
+        return await take(count)
+
+    table.take_slots = late  # type: ignore[method-assign]
+    assert await share(shares, 2)
+    assert (lanes.slots, table.owned) == ([0, 1], [0, 1])
+
+
+def test_a_look_that_shows_other_slots_than_those_we_read_is_unfair() -> None:
+    shares, lanes = shares_of(Table())
+    lanes.set_slots([0, 1])
+    assert not shares.unfair(LOOK._replace(own_slots=2))
+    assert shares.unfair(LOOK._replace(own_slots=4))

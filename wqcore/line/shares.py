@@ -80,6 +80,8 @@ class Shares:
     def unfair(self, look: Look) -> bool:
         """True when slots or permits are to be taken or given up."""
         fair, own = self.fair(look), len(self._lanes.slots)
+        if own != look.own_slots:  # a taking whose connection was lost has come true late: nobody reads those slots
+            return True
         if own > fair.slots or (own < fair.slots and look.free_slots):
             return True
         return bool(self._surplus(fair.permits)) or (len(self._permits) < fair.permits and look.free_permits > 0)
@@ -113,6 +115,8 @@ class Shares:
         `before_release` must write a claim without the jobs that are given back here.
         """
         own = await self._protocol.owned_slots()
+        if len(own) < fair and look.free_slots:
+            own = await self._protocol.take_slots(fair - len(own))
         if len(own) > fair:
             surplus = own[fair:]
             # before anybody else can take them: its part of the queue's rate goes with a slot
@@ -120,8 +124,6 @@ class Shares:
             if self._waiting.give_back(set(surplus)) or self._waiting.running:  # their lanes are forgotten
                 await before_release()
             await self._protocol.release_slots(surplus)
-        elif len(own) < fair and look.free_slots:
-            own = await self._protocol.take_slots(fair - len(own))
         if set(own[:fair]) == set(self._lanes.slots):
             return False
         # Before they are ours here: when this is lost, no job of theirs may be read that their last owner still runs.

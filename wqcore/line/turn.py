@@ -47,6 +47,7 @@ class Look(NamedTuple):
     alive: bool
     shards: int
     free_slots: int
+    own_slots: int
     permits: int
     free_permits: int
     paused: bool

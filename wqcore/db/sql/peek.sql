@@ -22,6 +22,7 @@ busy as materialized (select unnest(%(busy_keys)s::text[]) as key)
 select exists (select from {schema}.shard where id = %(shard)s) as alive,
        (select count(*) from {schema}.shard where queue = %(queue)s) as shards,
        (select count(*) from {schema}.slot where queue = %(queue)s and shard is null) as free_slots,
+       (select count(*) from {schema}.slot where queue = %(queue)s and shard = %(shard)s) as own_slots,
        (select count(*) from {schema}.permit where queue = %(queue)s) as permits,
        (select count(*) from {schema}.permit where queue = %(queue)s and shard is null) as free_permits,
        q.paused_at is not null as paused,
