@@ -41,6 +41,8 @@ class Line:
     def __init__(self) -> None:
         self.up = asyncio.Event()
         self.up.set()
+        self.late: list[Callable[[], None]] = []
+        """Notifications that come when it is up again."""
         self.dead = False
         """The host is gone: nothing of it will ever be heard again."""
         self.trap: float | None = None
@@ -53,6 +55,9 @@ class Line:
     def heal(self) -> None:
         """Everything passes again."""
         self.up.set()
+        late, self.late = self.late, []
+        for arrive in late:
+            arrive()
 
 
 class SimulatedDatabase:
@@ -167,8 +172,14 @@ class SimulatedConnection:
         return self._number
 
     def hear(self, payload: str) -> None:
-        """A notification has come over the line, if that is up."""
-        if self.closed or not self._line.up.is_set():
+        """A notification has come over the line, or will when that is up again: TCP sends it until it is lost."""
+        if self._line.up.is_set():
+            self._arrived(payload)
+        else:
+            self._line.late.append(lambda: self._arrived(payload))
+
+    def _arrived(self, payload: str) -> None:
+        if self.closed:
             return
         self._unread.append(Notification(payload))
         reader = self._database.loop.readers.get(self._number)
