@@ -55,8 +55,10 @@ def insert_keyed(
             return old.id, "skipped"
         if old.id not in tables.held():
             kept = old.run_at if mode == "preserve_run_at" and old.attempt == 0 else run_at
+            stays = old.serial_key == serial_key
             tables.jobs[old.id] = old._replace(
-                slot=slot, priority=priority, kind=kind, max_attempts=max_attempts, serial_key=serial_key, attempt=0,
+                slot=old.slot if stays else slot, priority=priority, kind=kind, max_attempts=max_attempts,
+                serial_key=serial_key, attempt=0,
                 deaths=0, errors=(), revision=old.revision + 1, run_at=tables.now_us() if kept is None else kept,
             )  # fmt: skip
             tables.notify("due")

@@ -296,9 +296,9 @@ class World:
                 self._ask(tables)
             lot = rng.random()
             if lot < 0.2:
-                at, mode = rng.randrange(2), rng.choice(["replace", "preserve_run_at", "unsafe_dedupe"])
-                # one slot a key: test_slots_moved_meanwhile.py has what happens to a job that is moved during a turn
-                job, _ = people.insert_keyed(tables, "work", job_key="xy"[at], mode=mode, slot=2 + at, max_attempts=5)
+                key, mode = rng.choice("xy"), rng.choice(["replace", "preserve_run_at", "unsafe_dedupe"])
+                slot = rng.randrange(SLOTS)
+                job, _ = people.insert_keyed(tables, "work", job_key=key, mode=mode, slot=slot, max_attempts=5)
                 self.inserted.add(job)
                 continue
             key = rng.choice([None, None, "a", "b"])

@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -42,6 +42,7 @@ STEPS = 30
 SIDES = st.integers(0, 1)
 PICK = st.integers(0, 99)
 PRIORITIES = st.sampled_from([1, 1, 5])
+MODES = st.sampled_from(["replace", "preserve_run_at", "unsafe_dedupe"])
 ENDS = st.sampled_from(["ok", "ok", "fail", "snooze", "discard"])
 OF_A_TURN = st.sampled_from(["settle_retry", "settle_end", "turn"])
 LOSE = st.one_of(st.none(), st.none(), st.tuples(OF_A_TURN, st.sampled_from([BEFORE, AFTER])))
@@ -170,7 +171,9 @@ class Machine(RuleBasedStateMachine):
         self.deleted: set[int] = set()
         for side in self.sides:
             await side.protocol.register(PROCESS)
-        await self.sides[0].take(4)
+            await side.take(2)
+        for slot in range(4):
+            self.inserted.add(self.twin.insert(slot=slot, priority=1, serial_key=None, run_at=None))
 
     def wait_for(self, work: Coroutine[Any, Any, None]) -> None:
         self.loop.run_until_complete(work)
@@ -180,14 +183,28 @@ class Machine(RuleBasedStateMachine):
         run_at = FAR if later and slot == 3 else None
         self.inserted.add(self.twin.insert(slot=0 if key else slot, priority=priority, serial_key=key, run_at=run_at))
 
-    @rule(key=st.sampled_from("xy"), mode=st.sampled_from(["replace", "preserve_run_at", "unsafe_dedupe"]))
-    def insert_keyed(self, key: str, mode: str) -> None:
-        self.inserted.add(self.twin.insert_keyed(key, mode, slot=1)[0])
+    @rule(key=st.sampled_from("xy"), mode=MODES, slot=st.integers(0, 3))
+    def insert_keyed(self, key: str, mode: str, slot: int) -> None:
+        self.inserted.add(self.twin.insert_keyed(key, mode, slot)[0])
 
     @rule(at=SIDES, limit=st.integers(0, 3), lose=LOSE)
     def turn(self, at: int, limit: int, lose: tuple[str, str] | None) -> None:
         self.twin.lose = lose
         self.wait_for(self.sides[at].turn(limit))
+        self.twin.lose = None
+
+    @rule(at=SIDES, picks=st.lists(PICK, max_size=3), what=ENDS, lose=LOSE)
+    def work(self, at: int, picks: list[int], what: str, lose: tuple[str, str] | None) -> None:
+        """Claims, runs and acknowledges: what a worker does most of the time."""
+        side = self.sides[at]
+        self.wait_for(side.turn(3))
+        for pick in picks:
+            if side.waiting:
+                side.start(pick)
+            if side.running:
+                side.finish(pick, what, 0.0)
+        self.twin.lose = lose
+        self.wait_for(side.turn(0))
         self.twin.lose = None
 
     @rule(at=SIDES)
@@ -287,34 +304,34 @@ class Machine(RuleBasedStateMachine):
                 await side.take(4)
                 await side.look()
                 await side.turn(10)
-                for at in reversed(range(len(side.waiting))):
-                    side.start(at)
-                while side.running:
-                    side.finish(0, "ok", 0.0)
+                for _ in range(1 + len(side.waiting)):  # one after the other, because of serial keys
+                    while side.running:
+                        side.finish(0, "ok", 0.0)
+                    if side.waiting:
+                        side.start(0)
                 await side.turn(0)
             twin.same()
         assert not twin.tables.jobs, "stranded"
         assert len(twin.tables.history) == len(self.inserted - self.deleted)
 
 
-def run(database: Fresh, examples: int, change: Any = None) -> None:
-    """Runs the machine on a database; `change` may break its tables in memory."""
+def run(database: Fresh, examples: int, *, repeatable: bool = False) -> None:
+    """Runs the machine on a database; a repeatable run takes the same examples each time, and shrinks none."""
     loop = asyncio.new_event_loop()
     conn = loop.run_until_complete(connect_for_turns(database.dsn, database.settings.database, name="twin"))
 
     def machine() -> Machine:
         made = Machine()
         made.loop, made.twin = loop, Twin(database, conn)
-        if change is not None:
-            change(made.twin)
         return made
 
     try:
         run_state_machine_as_test(
             machine,
             settings=settings(
-                max_examples=examples, stateful_step_count=STEPS, deadline=None, database=None, print_blob=True,
-                suppress_health_check=list(HealthCheck),
+                max_examples=examples, stateful_step_count=STEPS, deadline=None, database=None, print_blob=not repeatable,
+                derandomize=repeatable, suppress_health_check=list(HealthCheck),
+                phases=[Phase.generate] if repeatable else [Phase.generate, Phase.shrink],
             ),
         )  # fmt: skip
     finally:
@@ -324,3 +341,20 @@ def run(database: Fresh, examples: int, change: Any = None) -> None:
 
 def test_the_statements_do_what_their_model_does(database: Fresh) -> None:
     run(database, EXAMPLES)
+
+
+@pytest.mark.parametrize(
+    ("name", "guard", "instead"),
+    [
+        ("turn", "%(held)s::bigint[] || array(select id from next)", "array(select id from next)"),
+        ("settle_retry", "j.attempt < f.attempt", "true"),
+        ("rescue", "where s.id = any(newest.ids)", ""),
+    ],
+)
+def test_a_statement_without_one_of_its_guards_is_caught(database: Fresh, name: str, guard: str, instead: str) -> None:
+    text = database.statements[name].decode()
+    assert guard in text
+    database.statements._texts[name] = text.replace(guard, instead).encode()
+    with pytest.raises((AssertionError, BaseExceptionGroup)) as caught:
+        run(database, 150, repeatable=True)
+    print(repr(caught.value)[:300])
