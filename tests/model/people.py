@@ -162,7 +162,7 @@ def rescue(
                 attempt=row.attempt + 1, deaths=row.deaths + 1, run_at=tables.now_us(), errors=(*row.errors, error(reason))
             )
             again += 1
-    for job in newest if suspect_rest else ():
+    for job in set(newest) if suspect_rest else ():
         if job in tables.jobs and job not in charged:
             tables.jobs[job] = tables.jobs[job]._replace(deaths=tables.jobs[job].deaths + 1)
     tables.notify("slots due")
