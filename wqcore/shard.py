@@ -390,6 +390,7 @@ class Shard:
         if await self._shares.share_permits(fair.permits, look):
             self._demand.hungry = True
         if await self._shares.share_slots(fair.slots, look, before_release=self._turn_without_fetch):
+            self.lanes.read_past(self.executor.begun())
             self._demand.at_once()
             self._looks.at_once()
             log.debug("owns %d of %d slots", len(self.lanes.slots), self._queue.slots, extra={"queue": self.queue})

@@ -116,7 +116,7 @@ async def test_a_held_job_that_was_replaced_may_still_complete_or_be_snoozed_awa
     await turn(protocol, lanes)
     for key in "ab":
         await client.insert(Note(2), job_key=key, run_at=FUTURE)
-    await protocol.retry([Again(second, 0, 0, 5.0, None)])
+    await protocol.retry([Again(second, 0, 0, 5.0, None, ready_us=10**15)])
     await turn(protocol, lanes, done((first, 0)), changed=True)
     assert dict(database.sql("select id, outcome from {s}.history")) == {first: "completed", second: "cancelled"}
 

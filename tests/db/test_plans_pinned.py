@@ -31,7 +31,7 @@ TURN: dict[str, Any] = {
 }
 RETRY: dict[str, Any] = {
     "shard": 1, "ids": BigIntArray([1, 2]), "revisions": BigIntArray([0, 0]), "attempts": BigIntArray([1, 1]),
-    "delays_s": BigIntArray([1, 1]), "errors": ["a", "b"], "errors_kept": 10,
+    "delays_s": BigIntArray([1, 1]), "errors": ["a", "b"], "ready_us": BigIntArray([1, 1]), "errors_kept": 10,
 }
 END: dict[str, Any] = {
     "shard": 1, "ids": BigIntArray([1, 2]), "revisions": BigIntArray([0, 0]), "ago_us": BigIntArray([1, 1]),

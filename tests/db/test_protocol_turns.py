@@ -244,7 +244,7 @@ async def test_a_retry_waits_keeps_its_errors_and_is_charged_once(database: Fres
     assert database.sql("select " + columns + " from {s}.job") == [(1, True, 1, "boom")]
     await turn(protocol, lanes, changed=True)
     assert database.one("select state from {s}.jobs") == "retryable"
-    await protocol.retry([Again(id_, 0, 1, -1.0, None)])
+    await protocol.retry([Again(id_, 0, 1, -1.0, None, ready_us=10**15)])
     assert await turn(protocol, lanes) == [id_]
 
 
@@ -397,6 +397,23 @@ async def test_a_late_job_is_found_also_when_its_transaction_is_the_newest_of_al
         newest.commit()
     found = await look_in(protocol, lanes, [early])
     assert (found, await turn(protocol, lanes, held=[early])) == (True, [late])
+
+
+async def test_the_very_first_job_of_a_schema_is_found_too_when_it_commits_late(
+    database: Fresh, new_shard: NewShard
+) -> None:
+    """A sequence that nobody has drawn from shows 1 as its last value, and 1 is the id that it will give."""
+    protocol, lanes = await new_shard(1), lanes_of(0)
+    for _ in range(3):
+        await look_in(protocol, lanes, [])
+        await turn(protocol, lanes)
+    with psycopg.connect(database.dsn) as slow:
+        first = add(database, conn=slow)
+        second = add(database)
+        assert await turn(protocol, lanes) == [second]
+        slow.commit()
+    found = await look_in(protocol, lanes, [second])
+    assert (first, found, await turn(protocol, lanes, held=[second])) == (1, True, [first])
 
 
 async def test_the_view_shows_one_state_for_every_job(database: Fresh, new_shard: NewShard) -> None:

@@ -61,6 +61,15 @@ async def test_after_a_reconnect_what_is_not_in_the_table_is_missing_unless_its_
     assert gone.completed_tx == {2}
 
 
+async def test_after_a_reconnect_a_job_that_was_put_back_meanwhile_runs() -> None:
+    """The notification that it is back was lost with the connection; so was any reply that could bring it wrongly."""
+    gone = Gone(Table().protocol())
+    gone.deleted([1], now=0.0)
+    assert gone.sift([row(1)], [], Outcomes()) == []
+    assert await gone.missing([]) == set()
+    assert gone.sift([row(1)], [], Outcomes()) == [row(1)]
+
+
 async def test_only_the_newest_word_of_a_job_that_is_held_is_written_and_none_stays_after_its_end() -> None:
     table = Table()
     progress = Progress(table.protocol())

@@ -204,3 +204,32 @@ def test_a_lost_slot_is_forgotten_and_begins_at_its_head_when_it_comes_back() ->
     lanes.set_slots([])
     lanes.set_slots([0])
     assert lanes.plan() == ([0], [1], [0])
+
+
+def test_a_slot_that_comes_back_while_a_job_of_it_still_runs_is_read_past_that_job() -> None:
+    lanes = Lanes({1})
+    lanes.set_slots([0])
+    lanes.plan()
+    running, due = row(7), row(8, run_at=500)
+    lanes.took([running, due], limit=1)
+    lanes.set_slots([])
+    lanes.set_slots([0])
+    assert not lanes.behind()
+    lanes.read_past([running, due])
+    assert lanes.behind()
+    lanes.plan()
+    assert lanes.took([row(3), row(4, run_at=100)], limit=1)
+    assert lanes.behind()
+    lanes.plan()
+    assert not lanes.took([], limit=1)
+    assert not lanes.behind()
+    assert lanes.plan()[2] == [7]
+
+
+def test_a_slot_that_is_lost_again_leaves_nothing_behind() -> None:
+    lanes = Lanes({1})
+    lanes.set_slots([0])
+    lanes.read_past([row(7), row(8, run_at=500), row(9, slot=5), row(6, priority=900)])
+    assert lanes.behind()
+    lanes.set_slots([])
+    assert not lanes.behind()

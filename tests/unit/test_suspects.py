@@ -124,6 +124,18 @@ async def test_a_job_with_two_deaths_runs_alone_until_it_ends() -> None:
     assert bench.order[0] == 1
 
 
+async def test_a_suspect_whose_key_is_busy_leaves_its_seat_to_others() -> None:
+    bench = Bench(workers=2)
+    bench.executor.start()
+    bench.executor.add([row(1, key="k", s=60.0)])
+    async with asyncio.timeout(5):
+        while not bench.order:
+            await asyncio.sleep(0.005)
+    bench.executor.add([row(2, deaths=1, key="k"), row(3)])
+    await bench.finish(1)
+    assert bench.done == [3]
+
+
 async def test_suspects_that_are_given_back_are_held_no_more() -> None:
     bench = Bench(workers=1)
     bench.executor.start()

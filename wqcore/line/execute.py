@@ -147,6 +147,10 @@ class Executor(Waiting):
         ids += [seat.row[_ID] for seat in self._seats if seat.row is not None]
         return ids
 
+    def begun(self) -> list[tuple[Any, ...]]:
+        """The rows of jobs that run, or have completed and are not acknowledged."""
+        return [seat.row for seat in self._seats if seat.row is not None] + self.outcomes.done
+
     def cancel_jobs(self, ids: dict[int, str]) -> None:
         """Carries cancellations out: id → reason. Those that run get an outcome when their handler has ended."""
         chosen = set(ids)

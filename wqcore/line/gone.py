@@ -3,7 +3,8 @@
 A turn's reply can bring back such a job, because its statement saw the table before we learned better:
 
 - deleted or cancelled while it waited: a notification named it, perhaps while the turn that claimed it was under way,
-  so its id is remembered for longer than a turn takes, or until another notification says that it is back;
+  so its id is remembered for longer than a turn takes, or until another notification says that it is back, or until
+  the connection is lost, on which both that reply and that notification would have come;
 - changed (another priority, time or args) at the moment when we claimed it: it comes a second time, as a due one;
 
 and after a reconnect, what was deleted while nobody could tell us is asked for by id. A job that was completed in its
@@ -55,6 +56,7 @@ class Gone:
 
     async def missing(self, held: list[int]) -> set[int]:
         """Jobs among those that we hold that somebody has deleted; asked after a reconnect."""
+        self._deleted.clear()
         self.completed_tx.intersection_update(held)
         if not held:
             return set()

@@ -11,6 +11,7 @@ its way back:
   transactions may be open. A look that finds something between floor and cursor sends the lanes back to the floor.
 - a job that this shard gave back or whose revision changed while it ran: its lane goes back to just before it.
 - a job that another shard held when we took its slot: its slot's lanes start anew once the other has let go.
+- a job that still runs here when its slot, which was handed over, comes back: its lane starts at its head.
 - a job whose serial key was busy and that was passed over: its slot goes back to where the passing over began.
 
 A lane that was sent back reads past jobs that the shard already holds, so their ids must be excluded until it has
@@ -68,6 +69,24 @@ class Lanes:
         for slot in set(self.slots) - set(slots):
             self._forget(slot)
         self.slots = sorted(slots)
+
+    def read_past(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Jobs that we hold and whose slots have just come: lanes that start anew must be read past them.
+
+        A job runs on where it started when its slot is handed over, and the slot can come back before it ends.
+        """
+        for row in rows:
+            lane = (row[_PRIORITY], row[_SLOT])
+            self.learn(row[_PRIORITY])
+            if row[_SLOT] not in self.slots or row[_PRIORITY] not in self._priorities:
+                continue
+            if row[_RUN_AT] is None:
+                self._after.setdefault(lane, 0)
+                self._top[lane] = max(row[_ID], self._top.get(lane, 0))
+                self._behind.add(lane)
+            else:
+                self._due_top[lane] = max((row[_RUN_AT], row[_ID]), self._due_top.get(lane, _DUE_FIRST))
+                self._due_behind.add(lane)
 
     def learn(self, priority: int) -> None:
         """Gives a priority lanes of its own."""

@@ -90,7 +90,7 @@ class Ledger:
         elif isinstance(error, Snooze):
             self.counters.snoozed += 1
             after_s = self._chosen_delay_s(error) or 0.0
-            self.outcomes.again.append(Again(row[Row.ID], row[Row.REVISION], row[Row.ATTEMPT], after_s, None))
+            self._snooze(row, after_s)
         elif isinstance(error, Cancel):
             self.counters.cancelled += 1
             self._end(row, began, "cancelled", error)
@@ -143,6 +143,12 @@ class Ledger:
             "Task failed", extra=self._log_fields(row, began, error=_shown(error)) | {"retry_in_s": round(after_s, 3)}
         )
 
+    def _snooze(self, row: tuple[Any, ...], after_s: float) -> None:
+        ready_us = row[Row.CREATED_AT] if row[Row.RUN_AT] is None else row[Row.RUN_AT]
+        self.outcomes.again.append(
+            Again(row[Row.ID], row[Row.REVISION], row[Row.ATTEMPT], after_s, None, ready_us)
+        )
+
     def _end(
         self, row: tuple[Any, ...], began: float, outcome: str, error: BaseException | str, *, started: bool = True
     ) -> None:
@@ -155,9 +161,7 @@ class Ledger:
         reason = f"no handler for kind {row[Row.KIND]!r} in this program"
         if self.seconds_since(row[Row.CREATED_AT]) < UNKNOWN_KIND_GRACE_S:
             self.counters.snoozed += 1
-            self.outcomes.again.append(
-                Again(row[Row.ID], row[Row.REVISION], row[Row.ATTEMPT], clock.jittered(UNKNOWN_KIND_DELAY_S), None)
-            )
+            self._snooze(row, clock.jittered(UNKNOWN_KIND_DELAY_S))
             log.warning("Task given back", extra=self._log_fields(row, began, error=reason))
         else:
             self.counters.discarded += 1

@@ -28,6 +28,8 @@ class Again(NamedTuple):
     attempt: int
     delay_s: float
     error: str | None
+    ready_us: int = 0
+    """When the claimed job was ready, in µs since 2000: what tells a snooze that is sent again. A failure needs none."""
 
 
 class Ended(NamedTuple):

@@ -8,8 +8,8 @@ Slots are shared out over the shards that are alive, and so are permits where th
                that are they released; or free ones are taken, and we learn which of their jobs others still hold
 
 What a crash leaves: slots and permits in the name of a shard that is dead, which the rescue of its jobs sets free. What
-a lost connection leaves: after the disowning, slots that the table says are ours and that nobody reads; the loop shares
-again on its new connection, and finds them there.
+a lost connection leaves: after the disowning, or after the taking and before we knew what others still hold there,
+slots that the table says are ours and that nobody reads; the loop shares again on its new connection, and finds them.
 """
 
 from __future__ import annotations
@@ -80,6 +80,8 @@ class Shares:
     def unfair(self, look: Look) -> bool:
         """True when slots or permits are to be taken or given up."""
         fair, own = self.fair(look), len(self._lanes.slots)
+        if own != look.own_slots:  # a taking whose connection was lost has come true late: nobody reads those slots
+            return True
         if own > fair.slots or (own < fair.slots and look.free_slots):
             return True
         return bool(self._surplus(fair.permits)) or (len(self._permits) < fair.permits and look.free_permits > 0)
@@ -113,18 +115,21 @@ class Shares:
         `before_release` must write a claim without the jobs that are given back here.
         """
         own = await self._protocol.owned_slots()
+        if len(own) < fair and look.free_slots:
+            own = await self._protocol.take_slots(fair - len(own))
         if len(own) > fair:
             surplus = own[fair:]
-            self.own(own[:fair])  # before anybody else can take them: its part of the queue's rate goes with a slot
+            # before anybody else can take them: its part of the queue's rate goes with a slot
+            self.own([slot for slot in self._lanes.slots if slot in own[:fair]])
             if self._waiting.give_back(set(surplus)) or self._waiting.running:  # their lanes are forgotten
                 await before_release()
             await self._protocol.release_slots(surplus)
-        elif len(own) < fair and look.free_slots:
-            own = await self._protocol.take_slots(fair - len(own))
         if set(own[:fair]) == set(self._lanes.slots):
             return False
+        # Before they are ours here: when this is lost, no job of theirs may be read that their last owner still runs.
+        held = await self._protocol.held_elsewhere(own[:fair])
         self.own(own[:fair])
-        await self.refresh_elsewhere()
+        self._leave_out(held)
         return True
 
     def own(self, slots: list[int]) -> None:
@@ -142,7 +147,10 @@ class Shares:
 
     async def refresh_elsewhere(self) -> bool:
         """Learns which jobs in our slots others still hold; True when some were let go, which are read anew."""
-        found = await self._protocol.held_elsewhere(self._lanes.slots)
+        return self._leave_out(await self._protocol.held_elsewhere(self._lanes.slots))
+
+    def _leave_out(self, found: list[tuple[int, int, str | None]]) -> bool:
+        """Takes in what others hold in our slots; True when some was let go."""
         before, self.elsewhere = self.elsewhere, {id_: (slot, key) for id_, slot, key in found}
         self._waiting.held_elsewhere(Counter(key for _, key in self.elsewhere.values() if key is not None))
         let_go = [slot for job_id, (slot, _) in before.items() if job_id not in self.elsewhere]

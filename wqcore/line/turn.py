@@ -47,6 +47,7 @@ class Look(NamedTuple):
     alive: bool
     shards: int
     free_slots: int
+    own_slots: int
     permits: int
     free_permits: int
     paused: bool
@@ -242,6 +243,7 @@ class Protocol:
             "attempts": BigIntArray([item.attempt for item in items]),
             "delays_s": [item.delay_s for item in items],
             "errors": [item.error for item in items],
+            "ready_us": BigIntArray([item.ready_us for item in items]),
         }
 
     def _end_columns(self, items: Sequence[Ended]) -> dict[str, Any]:

@@ -115,8 +115,8 @@ class Waiting(Ledger):
         bucket = self.bucket
         if bucket is not None and self.waiting and not self._token():
             return None
-        if self._suspects:
-            return self._next_suspect()
+        if self._suspects and ((suspect := self._next_suspect()) is not None or self._suspects):
+            return suspect
         for tier in self._lines:
             while tier:
                 row = tier.popleft()
@@ -194,17 +194,21 @@ class Waiting(Ledger):
         self.waiting += 1
 
     def _next_suspect(self) -> tuple[Any, ...] | None:
-        """The next job that a process has died with, once nothing that has ended could be charged in its place."""
-        if self.outcomes or self.settling or (self._suspects[0][Row.DEATHS] > 1 and self.running):
-            self._on_change()
-            return None
-        row = self._suspects.popleft()
-        self.waiting -= 1
-        if row[Row.SERIAL_KEY] is not None and not self._may_start(row):
-            return None
-        if self.bucket is not None:
-            self.bucket.take(clock.monotonic())
-        return row
+        """The next job that a process has died with, once nothing that has ended could be charged in its place.
+
+        None: nothing may start yet; but when that leaves no suspect, all were parked, and others may.
+        """
+        while self._suspects:
+            if self.outcomes or self.settling or (self._suspects[0][Row.DEATHS] > 1 and self.running):
+                self._on_change()
+                return None
+            row = self._suspects.popleft()
+            self.waiting -= 1
+            if row[Row.SERIAL_KEY] is None or self._may_start(row):
+                if self.bucket is not None:
+                    self.bucket.take(clock.monotonic())
+                return row
+        return None
 
     def has_suspects(self) -> bool:
         """True while outcomes must be written at once, because a suspect waits for that."""

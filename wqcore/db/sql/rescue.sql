@@ -1,7 +1,9 @@
 -- Second half of a rescue, with a snapshot taken after the fence: gives the jobs of a dead shard back.
--- Promises: jobs that had started are charged an attempt and a death and run again now, or are discarded when either is
---   used up (cancelled when somebody had asked for it); the rest of the claim is untouched (or gets a death only, when
---   nobody could see what had started).
+-- Promises: jobs of its newest claim that had started are charged an attempt and a death and run again now, or are
+--   discarded when either is used up (cancelled when somebody had asked for it); the rest of the claim is untouched (or
+--   gets a death only, when nobody could see what had started).
+-- A job that seems to have started and is not in the claim has ended with a turn whose reply nobody saw: another shard may
+--   run it by now, so it is not charged.
 -- Rides: claim_pkey, slot_shard, permit_shard, job_pkey. Locks: jobs in id order. Repeatable: a second rescue finds no
 --   claim; the attempt guard keeps a job from being charged twice.
 with newest as materialized (
@@ -18,9 +20,10 @@ permitted as (
 ),
 charged as materialized (
     select j.id, j.attempt + 1 >= j.max_attempts as no_attempts, j.deaths + 1 >= %(deaths_max)s as poison, c.reason
-      from unnest(%(started_ids)s::bigint[], %(started_attempts)s::bigint[]) as s (id, attempt)
+      from newest cross join unnest(%(started_ids)s::bigint[], %(started_attempts)s::bigint[]) as s (id, attempt)
       join {schema}.job j on j.id = any(array[s.id]) and j.attempt = s.attempt
       left join {schema}.cancel_request c on c.job = any(array[s.id])
+     where s.id = any(newest.ids)
      order by s.id
        for update of j
 ),

@@ -2,7 +2,8 @@
 -- Promises: fenced like the turn; a job changed meanwhile (other revision) is left alone. One that may not run again,
 --   because somebody asked for its cancellation or a newer job has its job key (max_attempts 0), ends instead.
 -- Rides: shard_pkey, job_pkey. Locks: the shard's row, then the jobs in id order.
--- Repeatable: yes; the attempt guard keeps a re-sent statement from adding an error twice.
+-- Repeatable: yes, also when another shard runs the job by then (its slot has moved since the reply was lost). A failure
+--   has raised the attempt; a snooze has made the job ready later than it was when it was claimed (`ready_us`).
 with me as materialized (
     select id from {schema}.shard where id = %(shard)s for no key update
 ),
@@ -10,10 +11,12 @@ failed as materialized (
     select j.id, f.attempt, f.delay_s, f.error, j.max_attempts = 0 as superseded, c.reason
       from me
      cross join unnest(%(ids)s::bigint[], %(revisions)s::bigint[], %(attempts)s::bigint[], %(delays_s)s::float8[],
-                       %(errors)s::text[]) as f (id, revision, attempt, delay_s, error)
+                       %(errors)s::text[], %(ready_us)s::bigint[]) as f (id, revision, attempt, delay_s, error, ready_us)
       join {schema}.job j on j.id = any(array[f.id]) and j.revision = f.revision
       left join {schema}.cancel_request c on c.job = any(array[f.id])
-     where f.error is null or j.attempt < f.attempt
+     where case when f.error is not null then j.attempt < f.attempt
+                else coalesce(j.run_at, j.created_at)
+                     <= timestamptz '2000-01-01 00:00:00+00' + f.ready_us * interval '1 microsecond' end
      order by f.id
        for update of j
 ),

@@ -298,8 +298,13 @@ begin
                     return query select v_old.id, 'skipped'; return;
                 end if;
                 if not {schema}.is_held(v_old.id, v_old.queue) then
+                    -- It stays in its slot where it can: a shard may claim it while this transaction is open, and only
+                    -- the same shard can know that it must not run what it finds here beside that.
                     update {schema}.job j
-                       set queue = p_queue, slot = p_slot, priority = p_priority, kind = p_kind, args = p_args,
+                       set queue = p_queue,
+                           slot = case when j.queue = p_queue and j.serial_key is not distinct from p_serial_key
+                                       then j.slot else p_slot end,
+                           priority = p_priority, kind = p_kind, args = p_args,
                            max_attempts = p_max_attempts, serial_key = p_serial_key, metadata = p_metadata,
                            attempt = 0, deaths = 0, errors = null, revision = j.revision + 1,
                            run_at = coalesce(case when p_mode = 'preserve_run_at' and j.attempt = 0 then j.run_at

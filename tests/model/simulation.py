@@ -1,0 +1,435 @@
+"""One simulated campaign: hosts with one worker each, the real `Shard` in it, people, faults, then healing and judgement.
+
+Everything is drawn from one seed. The workers are `wqcore.shard.Shard` with all of the line below it, on connections of
+the simulated database; masters and keepers are a few lines here, which do what `proc/` and `keeper.py` do about them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import msgspec
+
+import wqcore.shard
+from tests.model import people
+from tests.model.simulated_database import SCHEMA, Line, SimulatedConnection, SimulatedDatabase
+from tests.model.simulated_time import SimulatedLoop, Stalled
+from wqcore import clock
+from wqcore.catalog import Catalog, Kind
+from wqcore.job import Job, Row
+from wqcore.outcome import Cancel, Discard, Snooze
+from wqcore.proc.board import Sheet, words_of_sheet
+from wqcore.settings import Database, Process, Queue, Settings
+from wqcore.shard import Shard
+
+QUEUE, SLOTS, SEATS = "default", 4, 2
+DEAD_AFTER_S, BEAT_S = 2.0, 0.7
+CHAOS_S, HEAL_S = 4.5, 90.0
+JOBS = 10
+SETTINGS = Settings(
+    database=Database(schema=SCHEMA, statement_timeout_s=1.0, connect_timeout_s=1),
+    process=Process(dead_after_s=DEAD_AFTER_S, cancel_grace_s=1.0),
+    queues={QUEUE: Queue(workers=SEATS, slots=SLOTS, poll_interval_s=0.5, batch_max=8)},
+)
+SHEET_WORDS = words_of_sheet(SEATS)
+
+
+class Work(msgspec.Struct):
+    """The args of every job here."""
+
+
+class Run(NamedTuple):
+    """One run of a handler."""
+
+    worker: Worker
+    job: int
+    attempt: int
+    revision: int
+    serial_key: str | None
+    leased: bool
+    """The worker had its lease when the run began."""
+
+
+class Worker:
+    """One worker process: a shard, its part of the board, its life."""
+
+    def __init__(self, world: World, host: Host, shard: int) -> None:
+        self.world = world
+        self.host = host
+        self.id = shard
+        self.dead = False
+        sheet = Sheet(memoryview(bytearray(8 * SHEET_WORDS)).cast("q"), SEATS)
+        sheet.assign(shard, world.loop.time_ns())
+        self.sheet = sheet
+        self.shard = Shard(
+            SETTINGS, dsn=str(shard), queue=QUEUE, workers=SEATS, shard_id=shard, process_id=host.name,
+            catalog=world.catalog, sheet=sheet,
+        )  # fmt: skip
+        self.task = world.loop.create_task(self._run())
+
+    async def _run(self) -> None:
+        drained = await self.shard.run()
+        if drained and self.leased:
+            self.world.broken.append(f"worker {self.id} left and kept its lease")
+
+    @property
+    def leased(self) -> bool:
+        """The table has its row."""
+        return self.id in self.world.database.tables.shards
+
+    def kill(self) -> None:
+        """SIGKILL: its memory is gone, and nothing of it reaches the database any more."""
+        self.dead = True
+        conn = self.shard._protocol.conn
+        if isinstance(conn, SimulatedConnection):
+            conn.finish()
+        self.task.cancel()
+
+
+class Host:
+    """One master, with its keeper and one worker at a time."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.line = Line()
+        self.beat_at = world.loop.time()
+        self.reported: dict[int, list[tuple[int, int]]] = {}
+        """What the last heartbeat said had started, by shard."""
+        self.owed: list[tuple[int, Worker]] = []
+        """Workers that died and are to be rescued."""
+        self.unknown_before: set[int] = set()
+        self.worker = world.new_worker(self)
+
+    async def live(self) -> None:
+        """The master and its keeper: replaces, rescues, beats."""
+        world = self.world
+        while not self.line.dead:
+            await asyncio.sleep(world.rng.uniform(0.02, 0.3))
+            if self.line.dead:
+                return
+            if self.worker.dead or self.worker.task.done():
+                if self.worker.dead:
+                    self.owed.append((self.worker.id, self.worker))
+                if world.leaving:
+                    return
+                self.worker = world.new_worker(self)
+            if not self.line.up.is_set():
+                continue
+            for shard, worker in self.owed:
+                world.rescue(shard, worker.sheet.started_jobs(), "worker died", suspect_rest=False)
+            self.owed.clear()
+            now = world.loop.time()
+            if now - self.beat_at > BEAT_S:
+                self.beat_at = now
+                self._rescue_unknown()
+                self.reported = {self.worker.id: self.worker.sheet.started_jobs()}
+
+    def _rescue_unknown(self) -> None:
+        """Shards under this master that none of its workers has, twice in a row: a registration that was committed late."""
+        shards = self.world.database.tables.shards.items()
+        unknown = {shard for shard, name in shards if name == self.name and shard != self.worker.id}
+        for shard in unknown & self.unknown_before:
+            self.world.rescue(shard, [], "worker gone without a trace", suspect_rest=True)
+        self.unknown_before = unknown
+
+    def die(self) -> None:
+        """Power failure."""
+        self.line.dead = True
+        self.worker.kill()
+
+
+class World:
+    """All of one campaign."""
+
+    def __init__(self, loop: SimulatedLoop, seed: int) -> None:
+        self.loop = loop
+        self.rng = random.Random(seed)
+        self.database = SimulatedDatabase(loop, self.rng, SLOTS)
+        self.workers: dict[int, Worker] = {}
+        self.runs: list[Run] = []
+        self.active: list[Run] = []
+        self.well: list[Run] = []
+        """Runs whose handler returned."""
+        self.inserted: set[int] = set()
+        self.deleted: set[int] = set()
+        self.put_back: set[int] = set()
+        self.rescues = 0
+        self.leaving = False
+        self.broken: list[str] = []
+        self.over = asyncio.Event()
+        """The campaign has ended, or runs have broken a rule, after which all else follows."""
+        self._numbers = itertools.count(1)
+        self.catalog = Catalog()
+        kind = Kind(
+            "work", Work, queue=QUEUE, serial_key=None, priority=1, max_attempts=5, timeout_s=2.0, planned=False,
+            backoff=lambda _: self.rng.uniform(0, 0.3),
+        )  # fmt: skip
+        self.catalog.declare(kind)
+        kind.handler = self._work
+        self.hosts = [Host(self, "one"), Host(self, "two")]
+
+    def new_worker(self, host: Host) -> Worker:
+        """A worker with a shard id that nobody had."""
+        number = next(self._numbers)
+        worker = Worker(self, host, number)
+        self.workers[number] = worker
+        return worker
+
+    async def connect(self, dsn: str, database: Database, *, name: str) -> SimulatedConnection:
+        """What a shard calls instead of `connect_for_turns`; its DSN is its number."""
+        worker = self.workers[int(dsn)]
+        if worker.dead:
+            await asyncio.Event().wait()
+        return await self.database.connect(worker.host.line)
+
+    def rescue(self, shard: int, started: list[tuple[int, int]], reason: str, *, suspect_rest: bool) -> None:
+        """What a keeper does."""
+        if people.rescue(self.database.tables, shard, started, reason, deaths_max=4, suspect_rest=suspect_rest) is not None:
+            self.rescues += 1
+
+    # --- handlers ---------------------------------------------------------------------------------------------------
+
+    async def _work(self, args: Work, job: Job) -> None:
+        """The handler of every job: takes a while, and ends in one of all ways."""
+        row, rng = job._row, self.rng
+        worker = self._worker_of(job)
+        run = Run(worker, job.id, row[Row.ATTEMPT], row[Row.REVISION], job.serial_key, worker.leased)
+        self._started(run)
+        try:
+            if rng.random() > 0.15:
+                await asyncio.sleep(rng.choice([0.0, 0.001, 0.05, 0.3, 1.0, 3.0]))
+            if rng.random() < 0.3:
+                raise rng.choice([ValueError("boom"), ValueError("boom"), Snooze(rng.uniform(0, 0.3)), Cancel(), Discard("no")])
+            if not worker.dead:
+                self.well.append(run)
+        finally:
+            self.active.remove(run)
+
+    def _worker_of(self, job: Job) -> Worker:
+        owner: Any = job._run_side
+        shard: Shard = owner._owner
+        return self.workers[shard.id]
+
+    def _started(self, run: Run) -> None:
+        for other in self.active:
+            if other.worker.dead or run.worker.dead or not (other.worker.leased and run.worker.leased):
+                continue
+            if other.job == run.job:
+                self.broken.append(f"two runs of job {run.job} overlap, and neither has lost its shard")
+            elif other.serial_key is not None and other.serial_key == run.serial_key:
+                self.broken.append(f"jobs {other.job} and {run.job} of key {run.serial_key} run at once")
+        if self.broken:
+            self.over.set()
+        self.runs.append(run)
+        self.active.append(run)
+
+    # --- what happens -----------------------------------------------------------------------------------------------
+
+    async def campaign(self) -> None:
+        """Chaos, then healing, then a drain."""
+        try:
+            await self._campaign()
+        finally:
+            self.loop.call_soon(self.over.set)
+
+    async def _campaign(self) -> None:
+        tasks = [self.loop.create_task(host.live()) for host in self.hosts]
+        tasks += [self.loop.create_task(self._silence())]
+        acting = [self.loop.create_task(work) for work in (self._people(), self._faults())]
+        await asyncio.gather(*acting)
+        self.database.trouble, self.database.tables.paused = 0.0, False
+        for host in self.hosts:
+            host.line.heal()
+        if all(host.line.dead for host in self.hosts):
+            self.hosts.append(Host(self, "new"))
+            tasks.append(self.loop.create_task(self.hosts[-1].live()))
+        tables, until = self.database.tables, self.loop.time() + HEAL_S
+        while tables.jobs and self.loop.time() < until:
+            await asyncio.sleep(0.2)
+            people.cancel_unheld(tables)
+        if tables.jobs:
+            self.broken.append(f"stranded: jobs {sorted(tables.jobs)} have not ended {HEAL_S:g} s after the last fault")
+        await self._leave()
+        until = self.loop.time() + 4 * DEAD_AFTER_S
+        while tables.shards and self.loop.time() < until:  # of workers that died on their way out
+            await asyncio.sleep(0.2)
+        for task in tasks:
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+            task.cancel()
+
+    async def _leave(self) -> None:
+        """Every worker that lives drains."""
+        self.leaving = True
+        living = [host.worker for host in self.hosts if not host.line.dead and not host.worker.dead]
+        for worker in living:
+            worker.shard.drain()
+        await asyncio.wait([worker.task for worker in living], timeout=30.0)
+        for worker in living:
+            if not worker.task.done():
+                self.broken.append(f"worker {worker.id} has not drained within 30 s")
+            elif (error := worker.task.exception()) is not None:
+                self.broken.append(f"worker {worker.id} ended with {error!r}")
+
+    async def _silence(self) -> None:
+        """The keepers of other hosts: they rescue whose heartbeat is old."""
+        while True:
+            await asyncio.sleep(0.5)
+            for host in self.hosts:
+                if self.loop.time() - host.beat_at > DEAD_AFTER_S:
+                    names = [shard for shard, name in self.database.tables.shards.items() if name == host.name]
+                    for shard in names:
+                        self.rescue(shard, host.reported.get(shard, []), "host died", suspect_rest=True)
+
+    async def _people(self) -> None:
+        """Inserts, and everything that control can do."""
+        rng, tables = self.rng, self.database.tables
+        for _ in range(JOBS):
+            await asyncio.sleep(rng.uniform(0, 2 * CHAOS_S / JOBS))
+            for _ in range(rng.randint(0, 2)):
+                self._ask(tables)
+            lot = rng.random()
+            if lot < 0.2:
+                key, mode = rng.choice("xy"), rng.choice(["replace", "preserve_run_at", "unsafe_dedupe"])
+                slot = rng.randrange(SLOTS)
+                job, _ = people.insert_keyed(tables, "work", job_key=key, mode=mode, slot=slot, max_attempts=5)
+                self.inserted.add(job)
+                continue
+            key = rng.choice([None, None, "a", "b"])
+            slot = {"a": 0, "b": 1}.get(str(key), rng.randrange(SLOTS))
+            run_at = tables.now_us() + rng.randrange(2_000_000) if rng.random() < 0.2 else None
+            xid, row = people.draw(tables, "work", slot, rng.choice([1, 1, 7]), run_at, 5, key)
+            if rng.random() < 0.2:
+                self.loop.call_later(rng.uniform(0, 2.0), self._commit, xid, row)
+            else:
+                self._commit(xid, row)
+
+    def _commit(self, xid: int, row: Any) -> None:
+        people.commit(self.database.tables, xid, row)
+        self.inserted.add(row.id)
+
+    def _ask(self, tables: Any) -> None:
+        """Something is asked of a job, or of the queue."""
+        rng = self.rng
+        tables.paused = rng.random() < 0.3 if rng.random() < 0.2 else tables.paused
+        if not self.inserted:
+            return
+        job, what = rng.choice(sorted(self.inserted)), rng.randrange(6)
+        if what == 0:
+            people.cancel(tables, job, "enough")
+        elif what == 1:
+            people.reprioritise(tables, job, rng.choice([1, 3, 7]))
+        elif what == 2:
+            people.reschedule(tables, job, tables.now_us() + rng.randrange(1_000_000))
+        elif what == 3 and people.delete(tables, job):
+            self.deleted.add(job)
+        elif what == 4:
+            slots = [record.row.slot for record in tables.history if record.row.id == job]
+            revision = 1_000_000 + tables.now_us()
+            if slots and people.put_back(tables, job, slot=slots[0], revision=revision):
+                self.put_back.add(job)
+
+    async def _faults(self) -> None:
+        """A few faults that overlap."""
+        rng = self.rng
+        self.database.trouble = rng.choice([0.0, 0.02, 0.1])
+        for _ in range(rng.randint(0, 5)):
+            await asyncio.sleep(rng.uniform(0, CHAOS_S / 4))
+            host = rng.choice(self.hosts)
+            fault, silent_s = rng.randrange(7), rng.uniform(0.9, 1.4) * DEAD_AFTER_S
+            if fault in (0, 1):
+                host.worker.kill()
+            elif fault == 2:
+                host.line.cut()
+                self.loop.call_later(rng.choice([0.1, silent_s, 2 * DEAD_AFTER_S]), host.line.heal)
+            elif fault in (4, 5):
+                host.line.trap = silent_s
+            elif fault == 3 and not host.line.dead and sum(not other.line.dead for other in self.hosts) > 1:
+                host.die()
+            else:
+                conn = host.worker.shard._protocol.conn
+                if isinstance(conn, SimulatedConnection):
+                    conn.finish()
+        await asyncio.sleep(rng.uniform(0, CHAOS_S))
+
+    # --- judgement --------------------------------------------------------------------------------------------------
+
+    def judge(self) -> list[str]:
+        """The rules that this campaign has broken."""
+        tables, broken = self.database.tables, list(self.broken)
+        ended = [record.row.id for record in tables.history]
+        broken += [f"job {job} has {ended.count(job)} terminal records" for job in set(ended) if ended.count(job) > 1]
+        missing = self.inserted - self.deleted - set(ended) - set(tables.jobs)
+        broken += [f"job {job} is lost" for job in missing]
+        broken += [f"job {job} was never inserted" for job in set(ended) - self.inserted]
+        for record in tables.history:
+            broken += self._judge(record)
+        if tables.shards or tables.claims or any(tables.slots.values()):
+            broken.append(f"left behind: {tables.shards}, {tables.claims}, {tables.slots}")
+        return broken
+
+    def _judge(self, record: people.Record) -> list[str]:
+        job, row, broken = record.row.id, record.row, []
+        runs = [run for run in self.runs if run.job == job]
+        if record.attempt > len(runs):
+            broken.append(f"job {job} has {record.attempt} attempts, but only {len(runs)} runs")
+        if record.deaths > self.rescues:
+            broken.append(f"job {job} has {record.deaths} deaths, but there were only {self.rescues} rescues")
+        if record.outcome != "completed":
+            return broken
+        good = [run for run in self.well if (run.job, run.worker.id) == (job, record.shard)]
+        if not good:
+            broken.append(f"job {job} is completed, but no handler of worker {record.shard} ended well")
+        elif good[-1].revision != row.revision:
+            broken.append(f"job {job} is completed at revision {row.revision}, which never ran")
+        newest = [run for run in runs if run.leased][-1]
+        if newest.worker.id != record.shard:
+            broken.append(f"job {job} was completed by worker {record.shard}, its newest run was of {newest.worker.id}")
+        if job not in self.put_back and record.attempt != len(record.errors) + 1:
+            broken.append(f"job {job} has {record.attempt} attempts and {len(record.errors)} errors")
+        return broken
+
+
+@contextmanager
+def simulated_time(loop: SimulatedLoop, seed: int) -> Iterator[None]:
+    """All of wqcore takes its time from the loop, its chance from the seed, and its connections from whoever sets them."""
+    before = (clock.monotonic, clock.monotonic_ns, wqcore.shard.connect_for_turns, random.getstate())
+    clock.monotonic, clock.monotonic_ns = loop.time, loop.time_ns
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        clock.monotonic, clock.monotonic_ns, wqcore.shard.connect_for_turns, state = before
+        random.setstate(state)
+
+
+def simulate(seed: int) -> list[str]:
+    """Runs the campaign of one seed; the rules that it has broken."""
+    loop = SimulatedLoop()
+    asyncio.set_event_loop(loop)
+    try:
+        with simulated_time(loop, seed):
+            world = World(loop, seed)
+            wqcore.shard.connect_for_turns = world.connect  # type: ignore[assignment]
+            campaign = loop.create_task(world.campaign())
+            loop.run_until_complete(world.over.wait())
+            if not campaign.done():
+                return world.broken
+            campaign.result()
+            return world.judge()
+    except Stalled:
+        return ["everybody waits, and nothing will ever happen"]
+    finally:
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.wait(left))
+        asyncio.set_event_loop(None)
+        loop.close()
