@@ -29,7 +29,7 @@ _pack_seat, _pack_ended = _SEAT.pack_into, _ENDED.pack_into
 
 FREE, BOOT, WORKING, DRAINING = range(4)
 
-_STATE, _TICK, _SHARD, _RUNNING, _COMPLETED, _FAILED, _HEAD, _TAIL, _NAMES = range(9)
+_STATE, _TICK, _SHARD, _RUNNING, _COMPLETED, _FAILED, _HEAD, _TAIL, _NAMES, _ENDED_BY_ITSELF = range(10)
 
 
 class RunningJob(NamedTuple):
@@ -98,6 +98,10 @@ class Sheet:
         """FREE, BOOT, WORKING or DRAINING."""
         self._words[_STATE] = state
 
+    def ended_by_itself(self) -> None:
+        """The child has nothing left to be rescued. An exit code alone does not say so: a handler may exit with any."""
+        self._words[_ENDED_BY_ITSELF] = 1
+
     def set_kinds(self, names: list[str]) -> None:
         """The names behind the kind numbers; what does not fit is shown by number."""
         while (data := json.dumps(names).encode()) and len(data) > _NAMES_WORDS * 8:
@@ -127,6 +131,10 @@ class Sheet:
     @property
     def shard(self) -> int:
         return self._words[_SHARD]
+
+    @property
+    def has_ended_by_itself(self) -> bool:
+        return bool(self._words[_ENDED_BY_ITSELF])
 
     @property
     def completed(self) -> int:

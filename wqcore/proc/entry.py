@@ -122,8 +122,12 @@ async def _work(post: Post, program: Program, sheet: Sheet) -> int:
     ticking = loop.create_task(_tick(sheet, title))
     try:
         code = await end.boot(post.place)
+        booted = code is None
         if code is None:
             code = await end.work()
+        if code in (0, EXIT_FENCED):
+            sheet.ended_by_itself()
+        if booted:
             await run_stop_hooks()
         return code
     finally:

@@ -219,11 +219,13 @@ class Master:
         for descriptor in child.pipes.values():
             os.close(descriptor)
         booted = child.sheet.state in (WORKING, DRAINING)
-        clean = death.exit_code == 0 and self._drains_sent > 0
+        ended = place.queue is None or child.sheet.has_ended_by_itself
+        clean = ended and death.exit_code == 0 and self._drains_sent > 0
+        fenced = ended and death.exit_code == EXIT_FENCED
         if not clean:
-            level = logging.INFO if death.exit_code == EXIT_FENCED else logging.ERROR
+            level = logging.INFO if fenced else logging.ERROR
             log.log(level, "%s (pid %d): %s", place.name, child.pid, death.describe())
-        if place.queue is None or clean or death.exit_code == EXIT_FENCED or child.disowned:
+        if place.queue is None or clean or fenced or child.disowned:
             if child.sheet_number not in self._rescues:
                 self._free(child.sheet_number)
         else:
