@@ -29,7 +29,9 @@ _pack_seat, _pack_ended = _SEAT.pack_into, _ENDED.pack_into
 
 FREE, BOOT, WORKING, DRAINING = range(4)
 
-_STATE, _TICK, _SHARD, _RUNNING, _COMPLETED, _FAILED, _HEAD, _TAIL, _NAMES, _ENDED_BY_ITSELF = range(10)
+_STATE, _TICK, _SHARD, _RUNNING, _COMPLETED, _FAILED, _HEAD, _TAIL, _NAMES, _ENDED_BY_ITSELF, _MEMORY = (
+    range(11)
+)
 
 
 class RunningJob(NamedTuple):
@@ -90,6 +92,10 @@ class Sheet:
         words = self._words
         words[_RUNNING], words[_COMPLETED], words[_FAILED] = running, completed, failed
 
+    def memory(self, own_bytes: int) -> None:
+        """How much memory of its own the child has held for a while."""
+        self._words[_MEMORY] = own_bytes
+
     def tick(self, now_ns: int) -> None:
         """The child's loop is alive."""
         self._words[_TICK] = now_ns
@@ -135,6 +141,11 @@ class Sheet:
     @property
     def has_ended_by_itself(self) -> bool:
         return bool(self._words[_ENDED_BY_ITSELF])
+
+    @property
+    def memory_bytes(self) -> int:
+        """0 while nobody has measured."""
+        return self._words[_MEMORY]
 
     @property
     def completed(self) -> int:

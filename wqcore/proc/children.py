@@ -49,6 +49,11 @@ class Child:
     sheet_number: int
     started_at: float
     disowned: bool = False
+    """It is suspended, and its shard was rescued."""
+    relieved: bool = False
+    """It is to be replaced; its place counts as empty."""
+    leaving_at: float = 0.0
+    """When it was told to drain because its replacement works."""
     killed_at: float = 0.0
     why_killed: str | None = None
     pipes: dict[str, int] = field(default_factory=dict)

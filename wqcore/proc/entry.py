@@ -26,6 +26,7 @@ from wqcore.launch import sync_kinds
 from wqcore.proc.board import DRAINING, FREE, WORKING, Sheet
 from wqcore.proc.children import EXIT_BOOT_FAILED, EXIT_FENCED, EXIT_LEFT_THREADS
 from wqcore.proc.master import Post
+from wqcore.proc.memory import watch_memory
 from wqcore.proc.preload import preload
 from wqcore.recurring import declared
 from wqcore.resource import app_problems, close_resources, use_app_settings
@@ -69,6 +70,8 @@ def worker(post: Post) -> int:
         log.error("%s: %s", post.place, error)
         return EXIT_BOOT_FAILED
     sheet.set_kinds([kind.name for kind in catalog])
+    if isinstance(program.settings.process.memory_soft_mb, int):
+        watch_memory(sheet)
     return _run(_work(post, program, sheet))
 
 
