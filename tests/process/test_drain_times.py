@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from pathlib import Path
 
 from tests.fix_master import World, ready, until
 
@@ -81,7 +82,7 @@ def test_term_at_any_moment_of_the_boot_ends_with_0_and_leaves_nothing(world: Wo
     masters = [world.start(config) for _ in range(4)]
 
     def caught(pid: int) -> bool:
-        status = dict(line.split(":\t", 1) for line in open(f"/proc/{pid}/status").read().splitlines() if ":\t" in line)
+        status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
         return bool(int(status["SigCgt"], 16) & SIGTERM_CAUGHT)
 
     for master in masters:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import mmap
 import struct
+from collections.abc import Callable
 from typing import NamedTuple
 
 _HEADER = 16
@@ -24,14 +25,13 @@ _SEAT_JOB = 3
 _NEVER = 1 << 62
 """A tail beyond every head."""
 _SEAT, _ENDED = struct.Struct("qqdq"), struct.Struct("qq")
-_pack_seat, _pack_ended = _SEAT.pack_into, _ENDED.pack_into
+_pack_seat: Callable[..., None] = _SEAT.pack_into
+_pack_ended: Callable[..., None] = _ENDED.pack_into
 """Written in this order, word by word, the job's id last: one call takes half of the time of an index a word."""
 
 FREE, BOOT, WORKING, DRAINING = range(4)
 
-_STATE, _TICK, _SHARD, _RUNNING, _COMPLETED, _FAILED, _HEAD, _TAIL, _NAMES, _ENDED_BY_ITSELF, _MEMORY = (
-    range(11)
-)
+_STATE, _TICK, _SHARD, _RUNNING, _COMPLETED, _FAILED, _HEAD, _TAIL, _NAMES, _ENDED_BY_ITSELF, _MEMORY = range(11)
 
 
 class RunningJob(NamedTuple):
@@ -181,6 +181,12 @@ class Sheet:
         raw = bytes(self._bytes[self._names * 8 : self._names * 8 + size])
         names: list[str] = json.loads(raw)
         return names
+
+
+def instead_of_writing(act: Callable[[], None]) -> None:
+    """Makes every further write of a run in this process call `act`, which must not return."""
+    global _pack_seat, _pack_ended
+    _pack_seat = _pack_ended = lambda *_: act()
 
 
 def words_of_sheet(seats: int) -> int:

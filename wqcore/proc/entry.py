@@ -7,12 +7,10 @@ import faulthandler
 import logging
 import os
 import signal
-from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-import uvloop
 from setproctitle import setproctitle
 
 from wqcore import clock
@@ -28,8 +26,9 @@ from wqcore.proc.children import EXIT_BOOT_FAILED, EXIT_FENCED, EXIT_LEFT_THREAD
 from wqcore.proc.master import Post
 from wqcore.proc.memory import watch_memory
 from wqcore.proc.preload import preload
+from wqcore.proc.strays import close, guard_copies, run
 from wqcore.recurring import declared
-from wqcore.resource import app_problems, close_resources, use_app_settings
+from wqcore.resource import app_problems, use_app_settings
 from wqcore.settings import Process, Settings
 from wqcore.shard import Shard
 from wqcore.upkeep.beat import RUNNING_SHOWN_MAX
@@ -72,7 +71,7 @@ def worker(post: Post) -> int:
     sheet.set_kinds([kind.name for kind in catalog])
     if isinstance(program.settings.process.memory_soft_mb, int):
         watch_memory(sheet)
-    return _run(_work(post, program, sheet))
+    return run(_work(post, program, sheet))
 
 
 def _make_kinds_known(post: Post, program: Program) -> None:
@@ -97,7 +96,7 @@ def keeper(post: Post) -> int:
     program = _program(post)
     faulthandler.enable()
     setproctitle("wqcore: keeper")
-    return _run(_keep(post, program, post.board.sheets[post.sheet_number]))
+    return run(_keep(post, program, post.board.sheets[post.sheet_number]))
 
 
 async def _work(post: Post, program: Program, sheet: Sheet) -> int:
@@ -115,6 +114,7 @@ async def _work(post: Post, program: Program, sheet: Sheet) -> int:
     loop = asyncio.get_running_loop()
     end = _End(shard, sheet, settings.process)
     loop.add_signal_handler(signal.SIGTERM, end.asked_to)
+    guard_copies(loop, shard.in_copy)
 
     def title() -> str:
         running = shard.executor.running
@@ -134,8 +134,8 @@ async def _work(post: Post, program: Program, sheet: Sheet) -> int:
             await run_stop_hooks()
         return code
     finally:
+        await close(spared=ticking)
         ticking.cancel()
-        await close_resources()
 
 
 class _End:
@@ -285,11 +285,6 @@ async def _tick(sheet: Sheet, title: Any) -> None:
             setproctitle(now)
             shown = now
         await asyncio.sleep(TICK_S)
-
-
-def _run(main: Coroutine[Any, Any, int]) -> int:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(main)
 
 
 def _program(post: Post) -> Program:

@@ -59,7 +59,7 @@ class Orders:
     boot_timeout_s: float
     loop_stuck_s: float
     dead_after_s: float
-    recycling: Recycling = Recycling()
+    recycling: Recycling
 
 
 @dataclass(frozen=True)
