@@ -228,9 +228,10 @@ class Master:
         ended = place.queue is None or child.sheet.has_ended_by_itself
         clean = ended and death.exit_code == 0 and (self._drains_sent > 0 or child.leaving_at > 0)
         fenced = ended and death.exit_code == EXIT_FENCED
-        if not clean:
-            level = logging.INFO if fenced else logging.ERROR
-            log.log(level, "%s (pid %d): %s", place.name, child.pid, death.describe())
+        if fenced:
+            log.info("%s (pid %d): left, because its jobs had been rescued", place.name, child.pid)
+        elif not clean:
+            log.error("%s (pid %d): %s", place.name, child.pid, death.describe())
         if place.queue is None or clean or fenced or child.disowned:
             if child.sheet_number not in self._rescues:
                 self._free(child.sheet_number)
