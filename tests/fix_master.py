@@ -240,3 +240,10 @@ def ready(world: World, shards: int = 1) -> None:
 
 def send(process: psutil.Process | subprocess.Popen[bytes], number: signal.Signals) -> None:
     os.kill(process.pid, number)
+
+
+def lives(process: psutil.Process) -> bool:
+    """False when it has ended, also while nobody has reaped it."""
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 from setproctitle import setproctitle
 
 from wqcore.catalog import Kind, catalog
@@ -21,9 +21,10 @@ from wqcore.errors import ConfigError
 from wqcore.proc.children import Place
 from wqcore.proc.master import Master, Orders
 from wqcore.proc.preload import preload
+from wqcore.proc.recycling import Recycling
 from wqcore.recurring import Source, columns, declared, problems
 from wqcore.resource import app_problems, use_app_settings
-from wqcore.settings import Schedule, Settings
+from wqcore.settings import Process, Schedule, Settings
 from wqcore.version import VERSION
 
 CHILD_MODULES = ["wqcore.proc.entry"]
@@ -170,6 +171,7 @@ def run(settings: Settings, dsn: str, say: Callable[[str], None]) -> int:
         boot_timeout_s=settings.process.boot_timeout_s,
         loop_stuck_s=settings.process.loop_stuck_s,
         dead_after_s=settings.process.dead_after_s,
+        recycling=recycling(settings.process),
     )
     return Master(orders, title=setproctitle, say=say).run()
 
@@ -191,6 +193,16 @@ def _declare(settings: Settings, dsn: str, say: Callable[[str], None]) -> None:
         sync_schedules(conn, settings, declared(settings), say)
     finally:
         conn.close()
+
+
+def recycling(process: Process) -> Recycling:
+    """When workers are replaced; nothing is, unless the configuration says so."""
+    memory_mb, after_s, after_jobs = process.memory_soft_mb, process.recycle_after_s, process.recycle_after_jobs
+    return Recycling(
+        None if isinstance(memory_mb, UnsetType) else memory_mb << 20,
+        None if isinstance(after_s, UnsetType) else after_s,
+        None if isinstance(after_jobs, UnsetType) else after_jobs,
+    )
 
 
 def places(settings: Settings) -> list[Place]:

@@ -57,6 +57,9 @@ class Process(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     dead_after_s: Annotated[float, Meta(ge=2, le=3600)] = 7.0
     beat_interval_s: Annotated[float, Meta(ge=0.1, le=60)] = 1.0
     deaths_max: Annotated[int, Meta(ge=1, le=100)] = 3
+    memory_soft_mb: Annotated[int, Meta(ge=1, le=10_000_000)] | UnsetType = UNSET
+    recycle_after_s: Annotated[float, Meta(ge=1, le=31_622_400)] | UnsetType = UNSET
+    recycle_after_jobs: Annotated[int, Meta(ge=1, le=1_000_000_000)] | UnsetType = UNSET
 
 
 class Retention(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -21,6 +21,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
@@ -151,6 +153,15 @@ class Shard:
         """Makes `run` return without waiting for running jobs."""
         self._leave_now = True
         self._poke()
+
+    def in_copy(self, end: Callable[[], None]) -> None:
+        """In a process that a handler has forked: what this copy of the shard writes reaches nobody."""
+        conn = self._protocol.conn
+        if conn is not None and not conn.closed:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nowhere, conn.fileno())
+            os.close(nowhere)
+        self.executor.threads.in_copy(end)
 
     async def run(self) -> bool:
         """Runs until drained; True, or False when the shard was fenced and must not write another byte."""

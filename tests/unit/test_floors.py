@@ -98,7 +98,7 @@ def test_nothing_below_the_master_climbs_the_side_stair_into_the_line() -> None:
             assert not [name for name in imports(path) if name.startswith("wqcore.watch")], module
 
 
-@pytest.mark.parametrize("start", ["proc.master", "proc.children", "proc.board", "proc.signals"])
+@pytest.mark.parametrize("start", ["proc.master", "proc.children", "proc.board", "proc.signals", "proc.recycling"])
 def test_the_master_meets_no_database_no_event_loop_and_no_handler(start: str) -> None:
     seen: dict[str, str] = {}
     todo = [(start, start)]

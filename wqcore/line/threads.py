@@ -44,6 +44,11 @@ class Threads:
             threading.Thread(target=self._serve, name=f"wqcore {self._name} {self._count}", daemon=True).start()
         self._work.put(work)
 
+    def in_copy(self, end: Callable[[], None]) -> None:
+        """In a process that a function has forked: its thread calls `end` when the function returns there too."""
+        self._work = SimpleQueue()
+        self._work.put(end)
+
     def close(self) -> None:
         """Lets idle threads end; whoever waits for a busy one stops waiting when it is cancelled."""
         self.closing = True

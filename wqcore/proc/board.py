@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import mmap
 import struct
+from collections.abc import Callable
 from typing import NamedTuple
 
 _HEADER = 16
@@ -24,12 +25,13 @@ _SEAT_JOB = 3
 _NEVER = 1 << 62
 """A tail beyond every head."""
 _SEAT, _ENDED = struct.Struct("qqdq"), struct.Struct("qq")
-_pack_seat, _pack_ended = _SEAT.pack_into, _ENDED.pack_into
+_pack_seat: Callable[..., None] = _SEAT.pack_into
+_pack_ended: Callable[..., None] = _ENDED.pack_into
 """Written in this order, word by word, the job's id last: one call takes half of the time of an index a word."""
 
 FREE, BOOT, WORKING, DRAINING = range(4)
 
-_STATE, _TICK, _SHARD, _RUNNING, _COMPLETED, _FAILED, _HEAD, _TAIL, _NAMES = range(9)
+_STATE, _TICK, _SHARD, _RUNNING, _COMPLETED, _FAILED, _HEAD, _TAIL, _NAMES, _ENDED_BY_ITSELF, _MEMORY = range(11)
 
 
 class RunningJob(NamedTuple):
@@ -90,6 +92,10 @@ class Sheet:
         words = self._words
         words[_RUNNING], words[_COMPLETED], words[_FAILED] = running, completed, failed
 
+    def memory(self, own_bytes: int) -> None:
+        """How much memory of its own the child has held for a while."""
+        self._words[_MEMORY] = own_bytes
+
     def tick(self, now_ns: int) -> None:
         """The child's loop is alive."""
         self._words[_TICK] = now_ns
@@ -97,6 +103,10 @@ class Sheet:
     def set_state(self, state: int) -> None:
         """FREE, BOOT, WORKING or DRAINING."""
         self._words[_STATE] = state
+
+    def ended_by_itself(self) -> None:
+        """The child has nothing left to be rescued. An exit code alone does not say so: a handler may exit with any."""
+        self._words[_ENDED_BY_ITSELF] = 1
 
     def set_kinds(self, names: list[str]) -> None:
         """The names behind the kind numbers; what does not fit is shown by number."""
@@ -127,6 +137,15 @@ class Sheet:
     @property
     def shard(self) -> int:
         return self._words[_SHARD]
+
+    @property
+    def has_ended_by_itself(self) -> bool:
+        return bool(self._words[_ENDED_BY_ITSELF])
+
+    @property
+    def memory_bytes(self) -> int:
+        """0 while nobody has measured."""
+        return self._words[_MEMORY]
 
     @property
     def completed(self) -> int:
@@ -162,6 +181,12 @@ class Sheet:
         raw = bytes(self._bytes[self._names * 8 : self._names * 8 + size])
         names: list[str] = json.loads(raw)
         return names
+
+
+def instead_of_writing(act: Callable[[], None]) -> None:
+    """Makes every further write of a run in this process call `act`, which must not return."""
+    global _pack_seat, _pack_ended
+    _pack_seat = _pack_ended = lambda *_: act()
 
 
 def words_of_sheet(seats: int) -> int:

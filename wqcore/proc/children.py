@@ -49,6 +49,11 @@ class Child:
     sheet_number: int
     started_at: float
     disowned: bool = False
+    """It is suspended, and its shard was rescued."""
+    relieved: bool = False
+    """It is to be replaced; its place counts as empty."""
+    leaving_at: float = 0.0
+    """When it was told to drain because its replacement works."""
     killed_at: float = 0.0
     why_killed: str | None = None
     pipes: dict[str, int] = field(default_factory=dict)
@@ -131,7 +136,7 @@ class Children:
             pass
 
     def _be_child(self, master: int, entry: str, argument: object) -> int:
-        _die_with(master)
+        die_with(master)
         signals.restore_in_child()
         for descriptor in self._master_only_fds():
             os.close(descriptor)
@@ -151,7 +156,7 @@ def suspended(pid: int) -> bool:
         return False
 
 
-def _die_with(master: int) -> None:
+def die_with(master: int) -> None:
     """Asks the kernel for SIGKILL when the master dies; it may have died before we could ask."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != master:

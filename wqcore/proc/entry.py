@@ -7,12 +7,10 @@ import faulthandler
 import logging
 import os
 import signal
-from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-import uvloop
 from setproctitle import setproctitle
 
 from wqcore import clock
@@ -27,9 +25,11 @@ from wqcore.launch import sync_kinds
 from wqcore.proc.board import DRAINING, FREE, WORKING, Sheet
 from wqcore.proc.children import EXIT_BOOT_FAILED, EXIT_FENCED, EXIT_LEFT_THREADS
 from wqcore.proc.master import Post
+from wqcore.proc.memory import watch_memory
 from wqcore.proc.preload import preload
+from wqcore.proc.strays import close, guard_copies, run
 from wqcore.recurring import declared
-from wqcore.resource import app_problems, close_resources, use_app_settings
+from wqcore.resource import app_problems, use_app_settings
 from wqcore.settings import Process, Settings
 from wqcore.shard import Shard
 from wqcore.upkeep.beat import RUNNING_SHOWN_MAX
@@ -71,7 +71,9 @@ def worker(post: Post) -> int:
         log.error("%s: %s", post.place, error)
         return EXIT_BOOT_FAILED
     sheet.set_kinds([kind.name for kind in catalog])
-    return _run(_work(post, program, sheet))
+    if isinstance(program.settings.process.memory_soft_mb, int):
+        watch_memory(sheet)
+    return run(_work(post, program, sheet))
 
 
 def _make_kinds_known(post: Post, program: Program) -> None:
@@ -96,7 +98,7 @@ def keeper(post: Post) -> int:
     program = _program(post)
     faulthandler.enable()
     setproctitle("wqcore: keeper")
-    return _run(_keep(post, program, post.board.sheets[post.sheet_number]))
+    return run(_keep(post, program, post.board.sheets[post.sheet_number]))
 
 
 async def _work(post: Post, program: Program, sheet: Sheet) -> int:
@@ -114,6 +116,7 @@ async def _work(post: Post, program: Program, sheet: Sheet) -> int:
     loop = asyncio.get_running_loop()
     end = _End(shard, sheet, settings.process)
     loop.add_signal_handler(signal.SIGTERM, end.asked_to)
+    guard_copies(loop, shard.in_copy)
 
     def title() -> str:
         running = shard.executor.running
@@ -124,13 +127,17 @@ async def _work(post: Post, program: Program, sheet: Sheet) -> int:
     ticking = loop.create_task(_tick(sheet, title))
     try:
         code = await end.boot(post.place)
+        booted = code is None
         if code is None:
             code = await end.work()
+        if code in (0, EXIT_FENCED):
+            sheet.ended_by_itself()
+        if booted:
             await run_stop_hooks()
         return code
     finally:
+        await close(spared=ticking)
         ticking.cancel()
-        await close_resources()
 
 
 class _End:
@@ -280,11 +287,6 @@ async def _tick(sheet: Sheet, title: Any) -> None:
             setproctitle(now)
             shown = now
         await asyncio.sleep(TICK_S)
-
-
-def _run(main: Coroutine[Any, Any, int]) -> int:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(main)
 
 
 def _program(post: Post) -> Program:

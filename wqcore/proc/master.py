@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from wqcore import clock
 from wqcore.proc.board import DRAINING, FREE, WORKING, Board
 from wqcore.proc.children import EXIT_BOOT_FAILED, EXIT_FENCED, Child, Children, Death, Place, suspended
+from wqcore.proc.recycling import Recycler, Recycling
 from wqcore.proc.signals import Flags
 
 log = logging.getLogger("wqcore.master")
@@ -58,6 +59,7 @@ class Orders:
     boot_timeout_s: float
     loop_stuck_s: float
     dead_after_s: float
+    recycling: Recycling
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class Master:
         self.board = Board([*seats, *seats, 0, 0])
         self._free_sheets = list(range(len(self.board.sheets)))
         self.children = Children(self._master_only_fds)
+        self._drain_limit_s = orders.drain_timeout_s + orders.cancel_grace_s + KILL_AFTER_DRAIN_S
+        self._recycler = Recycler(orders.recycling, self._drain_limit_s)
         self._rescues: dict[int, str] = {}
         self._said_ready = False
         self._failure: str | None = None
@@ -132,6 +136,8 @@ class Master:
                         return EXIT_BOOT
                     return EXIT_OK
             else:
+                if self._said_ready:
+                    self._recycler.step(self.children, now)
                 self._fill(now)
                 self._announce()
 
@@ -149,7 +155,7 @@ class Master:
 
     def _fill(self, now: float) -> None:
         """Forks a child for every empty place whose time has come; the keeper first, it rescues."""
-        filled = {id(child.place) for child in self.children.by_pid.values() if not child.disowned}
+        filled = {id(child.place) for child in self.children.by_pid.values() if not (child.disowned or child.relieved)}
         for place in (self._keeper_place, *self._orders.places):
             if id(place) not in filled and now >= place.respawn_at:
                 self._fork(place, now)
@@ -219,11 +225,14 @@ class Master:
         for descriptor in child.pipes.values():
             os.close(descriptor)
         booted = child.sheet.state in (WORKING, DRAINING)
-        clean = death.exit_code == 0 and self._drains_sent > 0
-        if not clean:
-            level = logging.INFO if death.exit_code == EXIT_FENCED else logging.ERROR
-            log.log(level, "%s (pid %d): %s", place.name, child.pid, death.describe())
-        if place.queue is None or clean or death.exit_code == EXIT_FENCED or child.disowned:
+        ended = place.queue is None or child.sheet.has_ended_by_itself
+        clean = ended and death.exit_code == 0 and (self._drains_sent > 0 or child.leaving_at > 0)
+        fenced = ended and death.exit_code == EXIT_FENCED
+        if fenced:
+            log.info("%s (pid %d): left, because its jobs had been rescued", place.name, child.pid)
+        elif not clean:
+            log.error("%s (pid %d): %s", place.name, child.pid, death.describe())
+        if place.queue is None or clean or fenced or child.disowned:
             if child.sheet_number not in self._rescues:
                 self._free(child.sheet_number)
         else:
@@ -236,6 +245,8 @@ class Master:
                 )
         elif booted:
             place.boot_failures = 0
+        if child.relieved:
+            return  # its place is filled, and the end of it says nothing about that
         if now - child.started_at < YOUNG_S:
             place.quick_deaths += 1
             place.respawn_at = now + min(RESPAWN_MAX_S, 0.05 * 2**place.quick_deaths) if place.quick_deaths > 1 else now
@@ -292,10 +303,11 @@ class Master:
         while self._drains_sent < wanted:
             self._drains_sent += 1
             for child in workers:
-                self.children.signal(child, signal.SIGTERM)
+                if self._drains_sent > 1 or not child.leaving_at:  # else it drains already; TERM again would hurry it
+                    self.children.signal(child, signal.SIGTERM)
         if (workers or self._rescues) and self._keeper() is None and not self._failure:
             self._fork(self._keeper_place, now)
-        limit = self._orders.drain_timeout_s + self._orders.cancel_grace_s + KILL_AFTER_DRAIN_S
+        limit = self._drain_limit_s
         if workers:
             self._tell_waiting(workers, now)
             if now - self._drain_began > limit or self._failure or wanted > 2:
