@@ -25,6 +25,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 _STARTUP = {80877102: "cancel", 80877103: "tls", 80877104: "gss"}
 _CHUNK = 65536
+_REPLY_ENDS = (b"Z", b"G", b"H")
+"""Ready for the next statement; for COPY, ready for its data, or about to send it."""
 
 
 class Messages:
@@ -108,10 +110,10 @@ class _Link:
         return True
 
     def _from_server(self, data: bytes) -> bool:
-        ready = any([kind == b"Z" for kind, _ in self._server_messages.feed(data)])
+        over = any([kind in _REPLY_ENDS for kind, _ in self._server_messages.feed(data)])
         if not self.swallows:
             return True
-        if ready:  # the statement has been carried out, and committed unless it is part of a transaction
+        if over:  # the statement has been carried out, and committed unless it is part of a transaction
             self.proxy.dropped += 1
             self.end(reset=True)
         return False
@@ -221,6 +223,8 @@ class Proxy:
         self._links.add(link)
         try:
             await link.run()
+        except asyncio.CancelledError:
+            link.end(reset=True)  # the proxy stops; the stream's own callback would report a cancellation as an error
         finally:
             self._links.discard(link)
 

@@ -7,6 +7,7 @@ something finds it again often, not always; the history of a failure is kept, an
 from __future__ import annotations
 
 import itertools
+import logging
 import random
 import time
 from collections import Counter
@@ -63,6 +64,7 @@ def plan(seed: int) -> Plan:
 def run(chosen: Plan, seconds: float, *, say: Callable[[str], None] = print, engine: Path | None = None) -> Result:
     """Carries a plan out. The history is kept when it has findings, or when the campaign itself failed."""
     kept = True
+    logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # it warns of each lost connection, and we cut them
     with world(engine=engine, keep=lambda: kept) as here:
         say(f"history: {here.folder}")
         clients = _start(here, chosen)

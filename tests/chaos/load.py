@@ -97,13 +97,17 @@ class Client(threading.Thread):
     def _ms(self) -> float:
         return self._choose.choice((0.0, 2.0, 10.0, 50.0, self._choose.uniform(0, 600)))
 
+    def _short_ms(self) -> float:
+        """For jobs that wait for each other: a key must not come to more work than one run at a time can do."""
+        return self._choose.choice((0.0, 2.0, 10.0, self._choose.uniform(0, 80)))
+
     def _plain(self) -> None:
         fails = self._choose.choice((0, 0, 0, 1, 2))
         self._insert(kinds.Plain(next(_tokens), self._ms(), fails=fails))
 
     def _keyed(self) -> None:
         fails = self._choose.choice((0, 0, 0, 1))
-        self._insert(kinds.Keyed(next(_tokens), self._choose.randrange(12), self._ms(), fails=fails))
+        self._insert(kinds.Keyed(next(_tokens), self._choose.randrange(20), self._short_ms(), fails=fails))
 
     def _hopeless(self) -> None:
         self._insert(kinds.Hopeless(next(_tokens)))
@@ -117,7 +121,7 @@ class Client(threading.Thread):
     def _named(self) -> None:
         name = self._choose.randrange(10)
         self._insert(
-            kinds.Named(next(_tokens), name, self._ms()),
+            kinds.Named(next(_tokens), name, self._short_ms()),
             job_key=f"name-{name}",
             job_key_mode=self._choose.choice(("replace", "replace", "preserve_run_at", "unsafe_dedupe")),
             run_at=self._choose.choice((None, _in(self._choose.uniform(0.0, 1.0)))),
@@ -138,7 +142,7 @@ class Client(threading.Thread):
         self._insert(kinds.Threaded(next(_tokens), self._ms()))
 
     def _batched(self) -> None:
-        self._insert(kinds.Batched(next(_tokens), self._choose.randrange(4), self._ms()))
+        self._insert(kinds.Batched(next(_tokens), self._choose.randrange(8), self._short_ms()))
 
     def _many(self) -> None:
         tokens = [next(_tokens) for _ in range(self._choose.randrange(1, 60))]
