@@ -8,6 +8,7 @@ thread. It reads the messages of PostgreSQL's protocol (version 3, without TLS) 
     proxy.silence() / .speak()    half-open: connections stay and are accepted, and nothing passes; then all of it does
     proxy.cut(reset=True)         every connection ends now, by RST or by FIN
     proxy.drop_reply(3)           the third statement from now is carried out, and its client loses the connection
+    proxy.watch("from job", act)  act() before each statement with this text passes
 """
 
 from __future__ import annotations
@@ -147,6 +148,7 @@ class Proxy:
         self.dropped = 0
         self.port = 0
         self._drops: list[tuple[int, bytes]] = []
+        self._watched: list[tuple[bytes, Callable[[], None]]] = []
         self._links: set[_Link] = set()
         self._loop = asyncio.new_event_loop()
         self._speaking = asyncio.Event()
@@ -193,15 +195,23 @@ class Proxy:
         """Swallows the reply of the nth statement from now, of those whose text has `containing` in it."""
         self._loop.call_soon_threadsafe(self._drops.append, (nth, containing.encode()))
 
+    def watch(self, containing: str, act: Callable[[], None]) -> None:
+        """Calls `act`, on the proxy's thread, before a statement with this text passes on."""
+        self._loop.call_soon_threadsafe(self._watched.append, (containing.encode(), act))
+
     def heal(self) -> None:
         """As at the beginning; connections stay."""
         self.delay_s = self.bytes_per_s = 0.0
         self._loop.call_soon_threadsafe(self._drops.clear)
+        self._loop.call_soon_threadsafe(self._watched.clear)
         self.speak()
 
     def _statement(self, text: bytes) -> bool:
         """Counts a statement; whether its reply is to be swallowed."""
         self.statements += 1
+        for containing, act in self._watched:
+            if containing in text:
+                act()
         swallow, left = False, []
         for nth, containing in self._drops:
             if containing in text:
