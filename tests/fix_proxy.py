@@ -111,7 +111,7 @@ class _Link:
         return True
 
     def _from_server(self, data: bytes) -> bool:
-        over = any([kind in _REPLY_ENDS for kind, _ in self._server_messages.feed(data)])
+        over = any(kind in _REPLY_ENDS for kind, _ in self._server_messages.feed(data))
         if not self.swallows:
             return True
         if over:  # the statement has been carried out, and committed unless it is part of a transaction

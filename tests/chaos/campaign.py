@@ -92,7 +92,7 @@ def _start(here: World, chosen: Plan) -> list[load.Client]:
         load.Client(
             here.client_settings(), journal, seed=f"{chosen.seed} client {number}", mix=chosen.mix,
             per_second=chosen.per_second / CLIENTS,
-        )  # fmt: skip
+        )
         for number in range(CLIENTS)
     ]
     for client in clients:

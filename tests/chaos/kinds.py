@@ -57,7 +57,7 @@ async def recorded(job: wqcore.Job, call_next: Callable[[], Awaitable[None]]) ->
         Ran(
             at=time.monotonic_ns(), run=run, phase="start", job=job.id, attempt=job.attempt,
             revision=row[Row.REVISION], shard=shard, pid=os.getpid(), kind=job.kind, key=job.serial_key,
-        )  # fmt: skip
+        )
     )
     how = "ok"
     try:

@@ -61,7 +61,7 @@ class Story:
         run = f"{shard}.{next(self._numbers)}"
         self.ran.append(
             Ran(at=self.tick(), run=run, phase="start", job=job, attempt=attempt, revision=revision, shard=shard,
-                pid=1000 + shard, **({"kind": "plain"} | fields))  # fmt: skip
+                pid=1000 + shard, **({"kind": "plain"} | fields))
         )
         return run
 
@@ -84,7 +84,7 @@ class Story:
         record = self.write("history", "insert", attempt=attempt, shard=shard, outcome=outcome, **row)
         self.end.finished.append(
             Finished(job=job, kind=kind, outcome=outcome, attempt=attempt, max_attempts=5, deaths=deaths, shard=shard,
-                     token=token)  # fmt: skip
+                     token=token)
         )
         return record
 
