@@ -19,8 +19,8 @@ import msgspec
 from tests.chaos import load
 from tests.chaos.faults import FAULTS, TOGETHER_NEVER, inject
 from tests.chaos.world import World, world
+from tests.check.finding import Finding
 from tests.check.history import read
-from tests.check.rules import Finding
 from tests.check.verdict import findings, verdict
 
 FAULTS_AT_ONCE = 3
@@ -80,7 +80,9 @@ def run(chosen: Plan, seconds: float, *, say: Callable[[str], None] = print, eng
         history = read(here.folder)
         found = findings(history)
         kept = bool(found)
-        return Result(chosen, found, verdict(history, found), dict(Counter(done)), len(history.end.finished), here.folder)
+        return Result(
+            chosen, found, verdict(history, found), dict(Counter(done)), len(history.end.finished), here.folder
+        )
 
 
 def _start(here: World, chosen: Plan) -> list[load.Client]:
@@ -90,7 +92,10 @@ def _start(here: World, chosen: Plan) -> list[load.Client]:
     journal = load.journal(here.folder)
     clients = [
         load.Client(
-            here.client_settings(), journal, seed=f"{chosen.seed} client {number}", mix=chosen.mix,
+            here.client_settings(),
+            journal,
+            seed=f"{chosen.seed} client {number}",
+            mix=chosen.mix,
             per_second=chosen.per_second / CLIENTS,
         )
         for number in range(CLIENTS)

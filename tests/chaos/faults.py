@@ -18,7 +18,8 @@ from contextlib import suppress
 import psutil
 import psycopg
 
-from tests.chaos.world import MASTERS, Master, World
+from tests.chaos.masters import Master
+from tests.chaos.world import MASTERS, World
 
 Waits = Generator[float, None, None]
 Fault = Callable[[World, random.Random, Counter[str]], Waits]
@@ -282,5 +283,3 @@ def _suspend(
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
         world.fault(what, began, touched or pids)
-
-

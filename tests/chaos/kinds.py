@@ -55,8 +55,16 @@ async def recorded(job: wqcore.Job, call_next: Callable[[], Awaitable[None]]) ->
     run = _runs[id(row)] = f"{shard}.{next(_numbers)}"
     _journal().write(
         Ran(
-            at=time.monotonic_ns(), run=run, phase="start", job=job.id, attempt=job.attempt,
-            revision=row[Row.REVISION], shard=shard, pid=os.getpid(), kind=job.kind, key=job.serial_key,
+            at=time.monotonic_ns(),
+            run=run,
+            phase="start",
+            job=job.id,
+            attempt=job.attempt,
+            revision=row[Row.REVISION],
+            shard=shard,
+            pid=os.getpid(),
+            kind=job.kind,
+            key=job.serial_key,
         )
     )
     how = "ok"
@@ -73,7 +81,12 @@ async def recorded(job: wqcore.Job, call_next: Callable[[], Awaitable[None]]) ->
 def _how(error: BaseException) -> str:
     if isinstance(error, asyncio.CancelledError):
         return "interrupted"
-    names = {wqcore.Snooze: "snoozed", wqcore.LeaseLost: "fenced", wqcore.Cancel: "cancelled", wqcore.Discard: "discarded"}
+    names = {
+        wqcore.Snooze: "snoozed",
+        wqcore.LeaseLost: "fenced",
+        wqcore.Cancel: "cancelled",
+        wqcore.Discard: "discarded",
+    }
     return next((how for sort, how in names.items() if isinstance(error, sort)), "failed")
 
 
@@ -219,7 +232,9 @@ async def batched(items: list[wqcore.BatchItem[Batched]]) -> list[BaseException 
     finally:
         for run in runs:
             note(run, "left")
-    return [ValueError("as it was told") if item.job.attempt == 1 and item.args.token % 7 == 0 else None for item in items]
+    return [
+        ValueError("as it was told") if item.job.attempt == 1 and item.args.token % 7 == 0 else None for item in items
+    ]
 
 
 EFFECT_KINDS = ["effect"]

@@ -56,7 +56,9 @@ class Mix(msgspec.Struct, frozen=True):
 
 def chosen_mix(choose: random.Random) -> Mix:
     """A mix in which each part may be absent, usual or dominant."""
-    return Mix(**{name: round(getattr(Mix(), name) * choose.choice((0, 0.5, 1, 1, 1, 3)), 1) for name in Mix.__struct_fields__})
+    return Mix(
+        **{name: round(getattr(Mix(), name) * choose.choice((0, 0.5, 1, 1, 1, 3)), 1) for name in Mix.__struct_fields__}
+    )
 
 
 class Client(threading.Thread):

@@ -24,8 +24,8 @@ import psycopg
 import wqcore
 from tests.chaos import kinds, load
 from tests.chaos.world import SCHEMA, World, wait_until, world
+from tests.check.finding import Finding
 from tests.check.history import HANDLERS, Ran, Said, lines, read
-from tests.check.rules import Finding
 from tests.check.verdict import findings
 
 DRAIN_S = 12.0
@@ -85,7 +85,9 @@ class Scene:
 
 
 @contextmanager
-def scene(masters: int, settings: dict[str, dict[str, Any]], engine: Path | None) -> Iterator[tuple[Scene, list[Finding]]]:
+def scene(
+    masters: int, settings: dict[str, dict[str, Any]], engine: Path | None
+) -> Iterator[tuple[Scene, list[Finding]]]:
     """A Scene; when its block has ended, faults are healed, the queue is drained, and the list has the findings."""
     found: list[Finding] = []
     with world(settings, engine=engine, keep=lambda: "WQ_CHAOS_KEEP" in os.environ) as here:

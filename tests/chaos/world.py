@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 import psycopg
 
 from tests.chaos import kinds
 from tests.chaos.cluster import Cluster, die_with_parent
+from tests.chaos.masters import Master, processes_of
 from tests.check import record
 from tests.check.history import END, FAULTS, End, Fault
 from tests.fix_proxy import Proxy
@@ -33,35 +33,6 @@ MASTERS = 2
 CLOCKS_EVERY_S = 1.0
 EXIT_S = 30.0
 """How long a master may take to drain: more than drain_timeout_s and all graces after it."""
-
-
-class Master:
-    """A master and whatever it forks; found again by the session that it leads."""
-
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
-        self.process = process
-        self.log = log
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    def alive(self) -> bool:
-        return self.process.poll() is None
-
-    def children(self, title: str = "") -> list[psutil.Process]:
-        """Its living children whose title has this in it: worker, keeper."""
-        found = []
-        with suppress(psutil.Error):
-            for child in psutil.Process(self.pid).children():
-                with suppress(psutil.Error):
-                    if title in " ".join(child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE:
-                        found.append(child)
-        return found
-
-    def tree(self) -> list[int]:
-        """The pids of the master and its children."""
-        return [self.pid, *(child.pid for child in self.children())]
 
 
 class World:
@@ -236,7 +207,7 @@ class World:
     def orphans(self) -> list[str]:
         """Processes of masters that have ended."""
         over = {master.pid for master in self.started if not master.alive()}
-        return [text for pid, text in _processes_of(over)]
+        return [text for pid, text in processes_of(over)]
 
     def end(self) -> None:
         """Kills whatever is left of the masters."""
@@ -245,7 +216,7 @@ class World:
                 if master.alive():
                     master.process.kill()
             master.process.wait()
-        for pid, _ in _processes_of({master.pid for master in self.started}):
+        for pid, _ in processes_of({master.pid for master in self.started}):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._faults.close()
@@ -280,7 +251,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def _merged(one: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {name: one.get(name, {}) | other.get(name, {}) for name in (*one, *(name for name in other if name not in one))}
+    return {
+        name: one.get(name, {}) | other.get(name, {}) for name in (*one, *(name for name in other if name not in one))
+    }
 
 
 @contextmanager
@@ -319,14 +292,3 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
                 return True
         time.sleep(0.05)
     return False
-
-
-def _processes_of(sessions: set[int]) -> list[tuple[int, str]]:
-    """(pid, what it is) of each process in these sessions; a fork cannot leave them, whoever is its parent now."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, ProcessLookupError):
-            if os.getsid(process.pid) in sessions and process.status() != psutil.STATUS_ZOMBIE:
-                found.append((process.pid, f"{process.pid} {' '.join(process.cmdline())[:100]}"))
-    return found
-

@@ -157,9 +157,7 @@ class Run(msgspec.Struct, kw_only=True):
 class History:
     """The journals and what follows from them. Everything here is derived, nothing is judged."""
 
-    def __init__(
-        self, *, said: list[Said], ran: list[Ran], wrote: list[Wrote], faults: list[Fault], end: End
-    ) -> None:
+    def __init__(self, *, said: list[Said], ran: list[Ran], wrote: list[Wrote], faults: list[Fault], end: End) -> None:
         self.said = said
         self.ran = ran
         self.wrote = sorted(wrote, key=lambda line: line.seq)

@@ -6,31 +6,16 @@ rule with its reason, so that it can be argued with.
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from typing import NamedTuple
 
-from tests.check.history import KEEPER, History, Run, Said, Wrote
+from tests.check.counting import miscounted
+from tests.check.finding import Finding
+from tests.check.history import KEEPER, History, Run, Said
 
-UNCOUNTED = frozenset({"snoozed", "interrupted", "fenced"})
-"""Ends of a run that cost no attempt: it asked to come back, its worker drained, or it had lost its lease."""
 ALIVE_MARGIN_NS = 1_000_000
 """How long after the loss of its lease a process must have written to be called alive: two clocks are compared. It finds
 out and leaves within 8 ms, because whoever takes a lease wakes the queue."""
-CRASH_MARGIN_NS = 1_000_000_000
-"""Claims commit without waiting for the disk; PostgreSQL writes them within 3 × wal_writer_delay, 0.6 s."""
-
-
-class Finding(NamedTuple):
-    """Something that may not happen, and did."""
-
-    rule: str
-    job: int | None
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.rule}: " + (f"job {self.job}: " if self.job is not None else "") + self.text
 
 
 def lost(history: History) -> Iterator[Finding]:
@@ -136,7 +121,9 @@ def key_overlaps(history: History) -> Iterator[Finding]:
     for key, runs in runs_of_key.items():
         for older, newer in _overlapping(history, runs):
             if older.job != newer.job:
-                yield Finding("key overlap", newer.job, f"{newer} of key {key!r} started while job {older.job} ran: {older}")
+                yield Finding(
+                    "key overlap", newer.job, f"{newer} of key {key!r} started while job {older.job} ran: {older}"
+                )
 
 
 def _overlapping(history: History, runs: list[Run]) -> Iterator[tuple[Run, Run]]:
@@ -166,102 +153,6 @@ def murdered(history: History) -> Iterator[Finding]:
         )
         if run.last > line.at + ALIVE_MARGIN_NS and not excused:
             yield Finding("murdered", run.job, f"{run} lost its lease, though its process lived and worked")
-
-
-def miscounted(history: History) -> Iterator[Finding]:
-    """Each attempt that was counted is a run, each run that counts was counted, and each death is a lost lease."""
-    yield from _counted_without_run(history)
-    yield from _run_not_counted(history)
-    yield from _ended_too_early(history)
-
-
-def _counted_without_run(history: History) -> Iterator[Finding]:
-    """A keeper may count one run a shard that wrote no line: it died between the board and its first instruction."""
-    started = {(run.job, run.revision, run.attempt) for run in history.runs}
-    unseen: Counter[int] = Counter()
-    for line, was in _counts(history):
-        raised, deaths = line.attempt - was.attempt, line.deaths - was.deaths
-        rescued = history.rescued_in.get(line.xid, [])
-        if raised not in (0, 1) or deaths not in (0, 1):
-            yield Finding("miscounted", line.job, f"attempt {was.attempt} → {line.attempt}, deaths {was.deaths} → {line.deaths}")
-        elif deaths and not rescued:
-            yield Finding("miscounted", line.job, "it was charged with a death, and no lease was taken away")
-        elif raised and (line.job, was.revision, line.attempt) not in started:
-            for shard in rescued:
-                unseen[shard] += 1
-            if not rescued or max(unseen[shard] for shard in rescued) > 1:
-                yield Finding("miscounted", line.job, f"attempt {line.attempt} was counted by {line.by}, and no run had it")
-        elif line.outcome == "completed" and not raised:
-            yield Finding("miscounted", line.job, f"it completed, and its run was not counted: attempt {line.attempt}")
-
-
-class _Count(NamedTuple):
-    job: int
-    xid: int
-    by: str
-    revision: int
-    attempt: int
-    deaths: int
-    outcome: str | None
-
-
-def _counts(history: History) -> Iterator[tuple[_Count, _Count]]:
-    """(after, before) of every write that leaves a job's counters other than a replacement does."""
-    for line in history.wrote:
-        if line.table == "job" and line.op == "update" and line.revision == line.was_revision:
-            yield _count(line), _Count(
-                line.job or 0, line.xid, line.by, line.was_revision or 0, line.was_attempt or 0, line.was_deaths or 0, None
-            )
-    for record, deleted in history.ends:
-        if deleted is not None:
-            yield _count(record), _count(deleted)
-
-
-def _count(line: Wrote) -> _Count:
-    return _Count(
-        line.job or 0, line.xid, line.by, line.revision or 0, line.attempt or 0, line.deaths or 0, line.outcome
-    )
-
-
-def _run_not_counted(history: History) -> Iterator[Finding]:
-    """A run that failed, ended well, or died is counted: the next run of the job has a higher attempt.
-
-    Not so when the job was given a death alone (its host died, and the last heartbeat did not show the run), when
-    PostgreSQL crashed and lost the claim and the worker died before it wrote it anew, or when a drained worker left
-    the run behind in a thread.
-    """
-    deaths_alone = {
-        (line.job, shard)
-        for line, was in _counts(history)
-        if line.deaths > was.deaths and line.attempt == was.attempt
-        for shard in history.rescued_in.get(line.xid, [])
-    }
-    crashes = [fault.at for fault in history.faults if fault.what == "restart server"]
-    for job, runs in history.runs_of.items():
-        for run, after in itertools.pairwise(runs):
-            if after.revision != run.revision or after.attempt > run.attempt or run.how in UNCOUNTED:
-                continue
-            until = history.lost_at.get(run.shard, after.start)
-            crashed = any(run.start - CRASH_MARGIN_NS <= at <= until for at in crashes)
-            left = run.how is None and any(
-                fault.what == "drain master" and run.pid in fault.pids for fault in history.faults
-            )
-            if (job, run.shard) not in deaths_alone and not crashed and not left:
-                yield Finding("miscounted", job, f"{run} ended ({run.how or 'died'}), and then came {after}")
-
-
-def _ended_too_early(history: History) -> Iterator[Finding]:
-    """A job is discarded when its attempts or deaths are used up (a superseded one has none), or when a run says so."""
-    for row in history.end.finished:
-        said = any(run.how == "discarded" for run in history.runs_of.get(row.job, []))
-        if row.outcome != "discarded" or said:
-            continue
-        if row.attempt < row.max_attempts and row.deaths < history.end.deaths_max:
-            yield Finding(
-                "miscounted",
-                row.job,
-                f"discarded after {row.attempt} of {row.max_attempts} attempts and {row.deaths} deaths",
-            )
 
 
 def unearned(history: History) -> Iterator[Finding]:

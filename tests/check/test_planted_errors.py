@@ -60,8 +60,17 @@ class Story:
     def start(self, job: int, attempt: int = 1, *, shard: int = OWN, revision: int = 0, **fields: Any) -> str:
         run = f"{shard}.{next(self._numbers)}"
         self.ran.append(
-            Ran(at=self.tick(), run=run, phase="start", job=job, attempt=attempt, revision=revision, shard=shard,
-                pid=1000 + shard, **({"kind": "plain"} | fields))
+            Ran(
+                at=self.tick(),
+                run=run,
+                phase="start",
+                job=job,
+                attempt=attempt,
+                revision=revision,
+                shard=shard,
+                pid=1000 + shard,
+                **({"kind": "plain"} | fields),
+            )
         )
         return run
 
@@ -83,8 +92,16 @@ class Story:
         self.write("job", "delete", attempt=before, revision=revision, **row)
         record = self.write("history", "insert", attempt=attempt, shard=shard, outcome=outcome, **row)
         self.end.finished.append(
-            Finished(job=job, kind=kind, outcome=outcome, attempt=attempt, max_attempts=5, deaths=deaths, shard=shard,
-                     token=token)
+            Finished(
+                job=job,
+                kind=kind,
+                outcome=outcome,
+                attempt=attempt,
+                max_attempts=5,
+                deaths=deaths,
+                shard=shard,
+                token=token,
+            )
         )
         return record
 
@@ -165,7 +182,9 @@ def test_nothing_is_said_about_a_run_in_which_all_went_well(story: Story) -> Non
     assert found == []
     line = verdict(story.history, found)
     assert line.startswith("0 lost, 0 resurrected, 0 stranded, 0 ended twice, ")
-    assert "11 jobs ended (1 cancelled, 9 completed, 1 discarded), 13 runs, 3 of them repeated, 1 workers rescued" in line
+    assert (
+        "11 jobs ended (1 cancelled, 9 completed, 1 discarded), 13 runs, 3 of them repeated, 1 workers rescued" in line
+    )
 
 
 def lose(story: Story) -> None:
@@ -420,7 +439,9 @@ def test_every_rule_has_an_error_that_it_finds(story: Story) -> None:
         (Fault(at=0, until=1, what="freeze server"), True),
     ],
 )
-def test_a_worker_is_murdered_unless_something_was_done_to_it_lately(story: Story, excuse: Fault, at_fault: bool) -> None:
+def test_a_worker_is_murdered_unless_something_was_done_to_it_lately(
+    story: Story, excuse: Fault, at_fault: bool
+) -> None:
     story.faults[:] = [excuse]
     assert bool(list(RULES["murdered"](story.history))) is at_fault
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
+from tests.check.finding import Finding
 from tests.check.history import History
-from tests.check.rules import RULES, Finding
+from tests.check.rules import RULES
 
 PLURAL = {
     "overlap": "overlaps",
