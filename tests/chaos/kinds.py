@@ -144,10 +144,12 @@ async def hopeless(args: Hopeless) -> None:
 @wqcore.kind("dozing", max_attempts=ATTEMPTS_MAX)
 class Dozing(msgspec.Struct):
     token: int
+    ms: float = 0.0
 
 
 @wqcore.handler
 async def dozing(args: Dozing) -> None:
+    await asyncio.sleep(args.ms / 1000)
     if random.random() < 0.6:
         raise wqcore.Snooze(random.uniform(0.0, 0.3))
 

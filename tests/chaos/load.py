@@ -115,7 +115,7 @@ class Client(threading.Thread):
         self._insert(kinds.Hopeless(next(_tokens)))
 
     def _dozing(self) -> None:
-        self._insert(kinds.Dozing(next(_tokens)))
+        self._insert(kinds.Dozing(next(_tokens), self._ms()))
 
     def _scheduled(self) -> None:
         self._insert(kinds.Plain(next(_tokens), self._ms()), run_at=_in(self._choose.uniform(0.0, 4.0)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ CRASH_MARGIN_NS = 1_000_000_000
 def miscounted(history: History) -> Iterator[Finding]:
     """Each attempt that was counted is a run, each run that counts was counted, and each death is a lost lease."""
     yield from _counted_without_run(history)
+    yield from _counted_though_snoozed(history)
     yield from _run_not_counted(history)
     yield from _ended_too_early(history)
 
@@ -28,7 +29,7 @@ def _counted_without_run(history: History) -> Iterator[Finding]:
     started = {(run.job, run.revision, run.attempt) for run in history.runs}
     unseen: Counter[int] = Counter()
     for line, was in _counts(history):
-        raised, deaths = line.attempt - was.attempt, line.deaths - was.deaths
+        raised, deaths = (line.attempt or 0) - was.attempt, (line.deaths or 0) - was.deaths
         rescued = history.rescued_in.get(line.xid, [])
         if raised not in (0, 1) or deaths not in (0, 1):
             yield Finding(
@@ -47,41 +48,43 @@ def _counted_without_run(history: History) -> Iterator[Finding]:
             yield Finding("miscounted", line.job, f"it completed, and its run was not counted: attempt {line.attempt}")
 
 
-class _Count(NamedTuple):
-    job: int
-    xid: int
-    by: str
+def _counted_though_snoozed(history: History) -> Iterator[Finding]:
+    """A run that snoozed costs nothing once its snooze has been written, whatever dies afterwards."""
+    snoozes: dict[tuple[int | None, str], list[int]] = defaultdict(list)
+    for line in history.wrote:
+        if line.table == "job" and line.op == "update":
+            snoozes[line.job, line.by.rpartition(" ")[2]].append(line.at)
+    for line, was in _counts(history):
+        if line.attempt == was.attempt:
+            continue
+        runs = [
+            run
+            for run in history.runs_of.get(line.job or 0, [])
+            if (run.revision, run.attempt) == (was.revision, line.attempt) and run.start < line.at
+        ]
+        if runs and all(
+            run.how == "snoozed" and any(run.end < at < line.at for at in snoozes[run.job, str(run.shard)])
+            for run in runs
+        ):
+            yield Finding(
+                "miscounted", line.job, f"attempt {line.attempt} was counted by {line.by}, and it had snoozed"
+            )
+
+
+class _Was(NamedTuple):
     revision: int
     attempt: int
     deaths: int
-    outcome: str | None
 
 
-def _counts(history: History) -> Iterator[tuple[_Count, _Count]]:
-    """(after, before) of every write that leaves a job's counters other than a replacement does."""
+def _counts(history: History) -> Iterator[tuple[Wrote, _Was]]:
+    """What was written, and the counters before, for every write but a replacement, which begins anew."""
     for line in history.wrote:
         if line.table == "job" and line.op == "update" and line.revision == line.was_revision:
-            yield (
-                _count(line),
-                _Count(
-                    line.job or 0,
-                    line.xid,
-                    line.by,
-                    line.was_revision or 0,
-                    line.was_attempt or 0,
-                    line.was_deaths or 0,
-                    None,
-                ),
-            )
+            yield line, _Was(line.was_revision or 0, line.was_attempt or 0, line.was_deaths or 0)
     for record, deleted in history.ends:
         if deleted is not None:
-            yield _count(record), _count(deleted)
-
-
-def _count(line: Wrote) -> _Count:
-    return _Count(
-        line.job or 0, line.xid, line.by, line.revision or 0, line.attempt or 0, line.deaths or 0, line.outcome
-    )
+            yield record, _Was(deleted.revision or 0, deleted.attempt or 0, deleted.deaths or 0)
 
 
 def _run_not_counted(history: History) -> Iterator[Finding]:
@@ -94,7 +97,7 @@ def _run_not_counted(history: History) -> Iterator[Finding]:
     deaths_alone = {
         (line.job, shard)
         for line, was in _counts(history)
-        if line.deaths > was.deaths and line.attempt == was.attempt
+        if (line.deaths or 0) > was.deaths and line.attempt == was.attempt
         for shard in history.rescued_in.get(line.xid, [])
     }
     crashes = [fault.at for fault in history.faults if fault.what == "restart server"]

@@ -317,6 +317,16 @@ def forget_an_attempt(story: Story) -> None:
     story.over(50)
 
 
+def charge_a_snooze(story: Story) -> None:
+    """Its worker died after the snooze was written, and the rescue charged what an old heartbeat had shown."""
+    story.insert(50)
+    story.finish(story.start(50, shard=33), "snoozed")
+    story.change(50, attempt=(0, 0), by="wqcore default shard 33")
+    story.change(50, attempt=(0, 1), deaths=(0, 1), by=KEEPER, xid=story.rescue(33))
+    story.finish(story.start(50, 2))
+    story.over(50, before=1, attempt=2, deaths=1)
+
+
 def complete_without_counting(story: Story) -> None:
     story.insert(50)
     story.finish(story.start(50, attempt=1))
@@ -404,6 +414,7 @@ def drop_a_record(story: Story) -> None:
         (charge_many_of_one_rescue, {"miscounted"}),
         (charge_a_death_without_one, {"miscounted"}),
         (forget_an_attempt, {"miscounted"}),
+        (charge_a_snooze, {"miscounted"}),
         (complete_without_counting, {"miscounted"}),
         (discard_too_early, {"miscounted"}),
         (complete_what_failed, {"unearned"}),
