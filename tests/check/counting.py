@@ -49,13 +49,17 @@ def _counted_without_run(history: History) -> Iterator[Finding]:
 
 
 def _counted_though_snoozed(history: History) -> Iterator[Finding]:
-    """A run that snoozed costs nothing once its snooze has been written, whatever dies afterwards."""
+    """A run that snoozed costs nothing once its snooze has been written, whatever dies afterwards.
+
+    A worker that has claimed the job again may have started it again: a heartbeat cannot tell these two runs apart.
+    """
     snoozes: dict[tuple[int | None, str], list[int]] = defaultdict(list)
     for line in history.wrote:
         if line.table == "job" and line.op == "update":
             snoozes[line.job, line.by.rpartition(" ")[2]].append(line.at)
     for line, was in _counts(history):
-        if line.attempt == was.attempt:
+        rescued = history.rescued_in.get(line.xid, [])
+        if line.attempt == was.attempt or any(line.job in history.last_claims.get(shard, ()) for shard in rescued):
             continue
         runs = [
             run

@@ -237,6 +237,13 @@ class History:
                 found[line.xid].append(line.shard)
         return found
 
+    @cached_property
+    def last_claims(self) -> dict[int, set[int]]:
+        """Shard → the jobs in the last claim that it wrote."""
+        return {
+            line.shard: set(line.ids or ()) for line in self.wrote if line.table == "claim" and line.shard is not None
+        }
+
     def lease_lost(self, shard: int, at: int) -> bool:
         """Whether the shard had no lease any more."""
         return self.lost_at.get(shard, NEVER) <= at

@@ -1,7 +1,8 @@
 -- Second half of a rescue, with a snapshot taken after the fence: gives the jobs of a dead shard back.
 -- Promises: jobs that had started are charged an attempt and a death and run again now, or are discarded when either is
 --   used up (cancelled when somebody had asked for it); the rest of the claim is untouched (or gets a death only, when
---   nobody could see what had started).
+--   nobody could see what had started). Then a heartbeat says what had, and it may be old: a job that has left the claim
+--   since has snoozed or was given back, and is not charged.
 -- Rides: claim_pkey, slot_shard, permit_shard, job_pkey. Locks: jobs in id order. Repeatable: a second rescue finds no
 --   claim; the attempt guard keeps a job from being charged twice.
 with newest as materialized (
@@ -21,6 +22,7 @@ charged as materialized (
       from unnest(%(started_ids)s::bigint[], %(started_attempts)s::bigint[]) as s (id, attempt)
       join {schema}.job j on j.id = any(array[s.id]) and j.attempt = s.attempt
       left join {schema}.cancel_request c on c.job = any(array[s.id])
+     where not %(suspect_rest)s or s.id in (select unnest(ids) from newest)
      order by s.id
        for update of j
 ),
