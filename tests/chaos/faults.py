@@ -48,10 +48,10 @@ def kill_keeper(world: World, choose: random.Random, count: Counter[str]) -> Wai
             keeper = choose.choice(keepers)
             began = time.monotonic_ns()
             master = next(master for master in _living(world) if keeper.pid in master.tree())
-            with suppress(psutil.Error):
+            with suppress(psutil.NoSuchProcess):
                 keeper.kill()
+                count["keepers killed"] += 1
             world.fault("kill keeper", began, master.tree(), lasts_s=10.0)
-            count["keepers killed"] += 1
 
 
 def kill_master(world: World, choose: random.Random, count: Counter[str]) -> Waits:
@@ -132,14 +132,14 @@ def terminate_backends(world: World, choose: random.Random, count: Counter[str])
     while True:
         yield choose.uniform(0.1, 0.5)
         began = time.monotonic_ns()
-        with suppress(psycopg.Error):
+        with suppress(psycopg.OperationalError):  # another fault has the server; anything else is an error of ours
             count["connections terminated"] += world.scalar(
                 "select count(pg_terminate_backend(pid)) from (select pid from pg_stat_activity where "
                 "datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend' "
-                "order by random() limit %s) some",
+                "order by random() limit %s) as chosen",
                 choose.choice((1, 2, 20)),
             )
-        world.fault("terminate backends", began)
+            world.fault("terminate backends", began)
 
 
 def restart_server(world: World, choose: random.Random, count: Counter[str]) -> Waits:
@@ -231,12 +231,17 @@ TOGETHER_NEVER = {frozenset({"restart_server", "freeze_server"})}
 """A frozen server cannot be crashed, and a crashed one not frozen."""
 
 
+class NeverInjected(RuntimeError):  # noqa: N818 - what happened, or rather did not
+    """A fault of the plan has done nothing, so the verdict would claim more than was shown."""
+
+
 def inject(world: World, faults: list[tuple[Fault, random.Random]], seconds: float) -> Counter[str]:
-    """Injects faults for so long, then closes them; how often each thing was done."""
-    count: Counter[str] = Counter()
-    running = [fault(world, choose, count) for fault, choose in faults]
+    """Injects faults for so long, then closes them; how often each thing was done. Raises NeverInjected."""
+    counts: list[Counter[str]] = [Counter() for _ in faults]
+    running = [fault(world, choose, count) for (fault, choose), count in zip(faults, counts, strict=True)]
     end = time.monotonic() + seconds
-    due = [(time.monotonic() + next(waits), number) for number, waits in enumerate(running)]
+    # the first time comes early, so that a short campaign has all of its faults
+    due = [(time.monotonic() + min(next(waits), seconds / 4), number) for number, waits in enumerate(running)]
     heapq.heapify(due)
     try:
         while due and due[0][0] < end:
@@ -248,7 +253,10 @@ def inject(world: World, faults: list[tuple[Fault, random.Random]], seconds: flo
     finally:
         for waits in running:
             waits.close()
-    return count
+    idle = [fault.__name__ for (fault, _), count in zip(faults, counts, strict=True) if not sum(count.values())]
+    if idle:
+        raise NeverInjected(", ".join(idle))
+    return sum(counts, Counter())
 
 
 def _living(world: World) -> list[Master]:

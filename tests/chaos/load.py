@@ -33,6 +33,10 @@ class Rollback(Exception):  # noqa: N818 - a decision, not an error
     """The caller's transaction is given up."""
 
 
+class OutOfRange(Exception):  # noqa: N818 - what was meant to happen
+    """An insert was refused that must be."""
+
+
 class Mix(msgspec.Struct, frozen=True):
     """Weights of what clients do."""
 
@@ -165,7 +169,15 @@ class Client(threading.Thread):
         self._asked([token], insert)
 
     def _refused(self) -> None:
-        self._insert(kinds.Plain(next(_tokens)), priority=self._choose.choice((5000, -5000)))
+        token, priority = next(_tokens), self._choose.choice((5000, -5000))
+
+        def insert() -> Any:
+            try:
+                return self._client.insert(kinds.Plain(token), priority=priority)
+            except wqcore.InsertError as error:
+                raise OutOfRange from error
+
+        self._asked([token], insert)
 
     def _cancel(self) -> None:
         self._control("cancel", lambda job: self._client.cancel(job))
@@ -195,10 +207,13 @@ class Client(threading.Thread):
                 job = int(found)
                 self._recent.append(job)
             phase = "ok"
-        except (wqcore.InsertError, Rollback):
+        except (OutOfRange, Rollback):
             phase = "fail"
-        except (wqcore.WqcoreError, psycopg.Error) as error:
-            phase = "info" if isinstance(error, psycopg.Error) or LOST in str(error) else "fail"
+        # only what an outage can raise: any other error is one of ours or of the client, and ends the campaign
+        except psycopg.OperationalError:
+            phase = "info"
+        except wqcore.DatabaseUnavailable as error:
+            phase = "info" if LOST in str(error) else "fail"
         for op, token in ops:
             self._say(op=op, phase=phase, token=token, job=job, did=did, once=once)
         return phase == "ok"
@@ -211,7 +226,7 @@ class Client(threading.Thread):
         try:
             ask(job)
             phase = "ok"
-        except (wqcore.WqcoreError, psycopg.Error):
+        except wqcore.DatabaseUnavailable:
             phase = "info"
         self._say(op=op, phase=phase, do=do, job=job)
 
