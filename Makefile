@@ -3,7 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TOX := .make/tox/bin/tox
 
-.PHONY: demo test lint bench bench-quick clean
+.PHONY: demo test lint bench bench-quick chaos mutants clean
 
 demo: .venv/.installed
 	.venv/bin/python -m demo
@@ -20,6 +20,14 @@ bench: .venv/.bench
 bench-quick: .venv/.bench
 	.venv/bin/python -m bench --mode quick
 
+# one campaign of faults: make chaos SEED=7 SECONDS=120; without a seed it chooses one, and prints it first
+SECONDS := 60
+chaos: .venv/.chaos
+	.venv/bin/python -m tests.chaos $(if $(SEED),--seed $(SEED)) --seconds $(SECONDS)
+
+mutants: .venv/.chaos
+	.venv/bin/python -m pytest tests/chaos -m mutants
+
 clean:
 	rm -rf .venv .tox .make .wqcore build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -31,6 +39,10 @@ clean:
 
 .venv/.bench: .venv/.installed
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,bench]'
+	touch $@
+
+.venv/.chaos: .venv/.installed
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@
 
 .make/tox/.installed: constraints.txt

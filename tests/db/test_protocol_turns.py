@@ -233,6 +233,20 @@ async def test_a_rescue_after_a_dead_host_suspects_what_it_could_not_see(
     assert database.sql("select attempt, deaths from {s}.job order by id") == [(1, 1), (0, 1)]
 
 
+async def test_a_rescue_after_a_dead_host_leaves_a_job_alone_that_had_snoozed_since_the_last_heartbeat(
+    database: Fresh, new_shard: NewShard, aconn: AsyncConnection
+) -> None:
+    snoozed, running = add(database), add(database)
+    protocol, lanes = await new_shard(1), lanes_of()
+    await turn(protocol, lanes)
+    await protocol.retry([Again(snoozed, 0, 0, 3600.0, None)])
+    await turn(protocol, lanes, held=[running], changed=True)
+    await save(database, aconn, 1, [(snoozed, 0), (running, 0)], suspect_rest=True)
+    assert database.sql("select attempt, deaths, run_at > now() from {s}.job order by id") == [
+        (0, 0, True), (1, 1, False),
+    ]  # fmt: skip
+
+
 async def test_a_retry_waits_keeps_its_errors_and_is_charged_once(database: Fresh, new_shard: NewShard) -> None:
     id_ = add(database)
     protocol, lanes = await new_shard(1), lanes_of()
