@@ -105,7 +105,8 @@ def migrate(
         bool, typer.Option("--show-sql", help="Print the SQL of what is pending; apply nothing.")
     ] = False,
     with_roles: Annotated[
-        bool, typer.Option("--roles", help="Also make the role <schema>_producer, which may only enqueue from SQL.")
+        bool,
+        typer.Option("--roles", help="Also make the roles <schema>_owner, _runner, _inserter, _producer and _observer."),
     ] = False,
 ) -> None:
     """Bring the database schema to this version, and make the configured queues and kinds known."""
@@ -125,8 +126,9 @@ def migrate(
                 launch.sync_queues(conn, settings)
                 preload(settings.process.handlers, timeout_s=settings.process.boot_timeout_s)
                 launch.sync_kinds(conn, settings, catalog)
-                if with_roles:
-                    _say(f"role {roles.make_producer(conn, line.schema)} may enqueue jobs; grant it to who shall do so")
+                if with_roles or (steps and roles.exist(conn, line.schema)):
+                    for what, role in roles.make_roles(conn, line.schema).items():
+                        _say(f"role {role} {roles.ROLES[what]}")
             if not steps:
                 _say(f"schema {line.schema} is up to date (version {len(line.steps())})")
         finally:

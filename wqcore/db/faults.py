@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psycopg
 
-from wqcore.errors import DatabaseUnavailable, InsertError, SchemaError
+from wqcore.errors import DatabaseUnavailable, InsertError, NotPermitted, SchemaError
 
 _REPEAT_LATER_CLASSES = (
     "08",  # connection exception
@@ -49,6 +49,16 @@ def schema_problem(error: BaseException, schema: str) -> SchemaError | None:
     if isinstance(error, psycopg.Error) and error.sqlstate in _NO_SCHEMA:
         return SchemaError(
             f"the schema {schema!r} is missing or too old for this version of wqcore: run `wqcore migrate`"
+        )
+    return None
+
+
+def not_permitted(error: BaseException, schema: str) -> NotPermitted | None:
+    """A NotPermitted when the user of the connection lacks a right, else None."""
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return NotPermitted(
+            f"{error.diag.message_primary} of schema {schema!r}: use the user that a role of `wqcore migrate --roles` was "
+            "granted to which may do this (runner, inserter, producer, observer)"
         )
     return None
 
