@@ -13,7 +13,7 @@ alter function {schema}.insert_keyed(text, integer, integer, timestamptz, text, 
 -- Drops a partition of history whose day is over, after it has noted up to which transaction readers of outcomes may miss
 -- rows; whether it did. Anything else is left, whatever the caller asks for.
 create function {schema}.drop_partition(p_name text) returns boolean
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $fn$
+language plpgsql strict security definer set search_path = pg_catalog, pg_temp as $fn$
 begin
     if p_name !~ '^history_[0-9]{8}$' or p_name >= 'history_' || to_char(now() at time zone 'UTC', 'YYYYMMDD')
        or not exists (select from pg_inherits i
