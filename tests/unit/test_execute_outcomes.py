@@ -166,10 +166,10 @@ async def test_an_unknown_kind_is_given_back_for_an_hour_of_this_worker_then_dis
 async def test_of_an_error_the_log_names_the_class_and_the_place_unless_texts_are_asked_for(
     room: Room, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Secretive(Exception):
+    class SecretiveError(Exception):
         pass
 
-    room.kind("k", raises(Secretive("s3cret")))
+    room.kind("k", raises(SecretiveError("s3cret")))
     executor = room.start()
     executor.add([row(1)])
     await room.until(lambda: len(executor.outcomes.again) == 1)
@@ -177,8 +177,8 @@ async def test_of_an_error_the_log_names_the_class_and_the_place_unless_texts_ar
     executor.add([row(2)])
     outcomes = await room.outcomes(2)
     without, whole = [record.error for record in caplog.records if record.getMessage() == "Task failed"]  # type: ignore[attr-defined]
-    assert re.fullmatch(r"\S+Secretive at \S+test_execute_outcomes\.py:\d+", without)
-    assert whole.endswith("Secretive: s3cret")
+    assert re.fullmatch(r"\S+SecretiveError at \S+test_execute_outcomes\.py:\d+", without)
+    assert whole.endswith("SecretiveError: s3cret")
     assert all("s3cret" in (item.error or "") for item in outcomes.again)  # the table always has it
 
 

@@ -129,7 +129,7 @@ def _as_owner(conn: Connection, schema: str) -> Iterator[None]:
     ).fetchone()
     owner, may = row if row is not None else (None, False)
     try:
-        if may:
+        if may and owner:
             conn.execute(sql.SQL("set role {}").format(sql.Identifier(owner)))
         yield
     except errors.InsufficientPrivilege as error:

@@ -150,4 +150,4 @@ def _give(conn: Connection, schema: str, role: str, what: str) -> None:
     for text in _TAKE:
         conn.execute(sql.SQL(text).format(**names))
     grants = without_comments((_FOLDER / f"{what}.sql").read_text("utf-8"))
-    conn.execute(sql.SQL(grants).format(**names))  # type: ignore[arg-type]  # a file of ours
+    conn.execute(sql.SQL(grants).format(**names))

