@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -46,8 +47,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_out = Console(highlight=False, soft_wrap=True)
-_err = Console(stderr=True, highlight=False, soft_wrap=True)
+_out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)  # a queue may be called [/red]
+_err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 class _Choices:
@@ -259,7 +260,7 @@ def show_schedules(
         now = dt.datetime.now(dt.UTC)
         _out.print(timetable.table(found, now), soft_wrap=False)
         for line in timetable.remarks(found, now):
-            _out.print(_plain(line))
+            _out.print(line)
     else:
         _out.print("no schedules: declare one with wqcore.recurring, under [schedules], or with Client.set_schedule")
 
@@ -268,21 +269,21 @@ def show_schedules(
 def pause_schedule(name: NameArgument, config: ConfigOption = None) -> None:
     """Pause a recurring job: its ticks pass without a job."""
     with _client(config) as client:
-        _out.print(_plain(f"paused {name}" if client.pause_schedule(name) else f"{name} was paused already"))
+        _out.print(f"paused {name}" if client.pause_schedule(name) else f"{name} was paused already")
 
 
 @schedules.command("resume")
 def resume_schedule(name: NameArgument, config: ConfigOption = None) -> None:
     """Let a recurring job go on with its next tick."""
     with _client(config) as client:
-        _out.print(_plain(f"resumed {name}" if client.resume_schedule(name) else f"{name} was not paused"))
+        _out.print(f"resumed {name}" if client.resume_schedule(name) else f"{name} was not paused")
 
 
 @schedules.command("trigger")
 def trigger_schedule(name: NameArgument, config: ConfigOption = None) -> None:
     """Insert its job now, whatever its ticks."""
     with _client(config) as client:
-        _out.print(_plain(f"inserted job {client.trigger_schedule(name)} of {name}"))
+        _out.print(f"inserted job {client.trigger_schedule(name)} of {name}")
 
 
 @schedules.command("delete")
@@ -290,7 +291,7 @@ def delete_schedule(name: NameArgument, config: ConfigOption = None) -> None:
     """Remove it; one that code or configuration declare comes back with the next start."""
     with _client(config) as client:
         client.delete_schedule(name)
-    _out.print(_plain(f"deleted {name}"))
+    _out.print(f"deleted {name}")
 
 
 def main() -> None:
@@ -366,4 +367,4 @@ def _say(text: str) -> None:
 
 
 def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
+    return escape(text)
