@@ -190,9 +190,9 @@ def test_no_secret_is_in_a_log_a_title_a_command_line_or_the_output_of_a_command
     kept = world.scalar("select string_agg(errors::text, ' ') from wqcore.history")
     assert {"args", "local", "setting", "metadata", "reason"} <= set(found_in(kept))
     if log_format == "json":
-        raw = [line for line in log.splitlines() if not line.startswith("{")]
         # what the master says for people, and the interpreter's dump of a process that aborts
-        assert [line for line in raw if not re.match(r'wqcore: |Fatal Python|Current thread|Thread 0x|  File "|Extension|$', line)] == []
+        dump = r'wqcore: |Fatal Python|Current thread|Thread 0x|  File "|Extension|$'
+        assert [line for line in log.splitlines() if not line.startswith("{") and not re.match(dump, line)] == []
 
 
 def test_a_password_from_the_environment_is_in_no_log_and_no_command_line(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,18 +16,20 @@ lost as materialized (
       from walk w left join {schema}.queue q on q.name = w.queue
      cross join lateral (
         (select id, created_at from {schema}.job
-          where run_at is null and queue = w.queue and slot >= coalesce(q.slots, 0) limit %(n)s)
+          where run_at is null and queue = w.queue and slot >= coalesce(q.slots, 0)
+          order by slot limit %(n)s)
         union all
         (select id, created_at from {schema}.job
-          where run_at is not null and queue = w.queue and slot >= coalesce(q.slots, 0) limit %(n)s)) j
+          where run_at is not null and queue = w.queue and slot >= coalesce(q.slots, 0)
+          order by slot limit %(n)s)) j
      where j.created_at < now() - %(grace_s)s * interval '1 second'
      limit %(n)s
 ),
 locked as materialized (
-    select j.id, l.unknown from lost l join {schema}.job j on j.id = l.id order by j.id for update of j skip locked
+    select j.id, l.unknown from lost l join {schema}.job j on j.id = any(array[l.id]) order by j.id for update of j skip locked
 ),
 ended as (
-    delete from {schema}.job j using locked l where j.id = l.id returning j as job, j.queue, j.slot, j.attempt, l.unknown
+    delete from {schema}.job j using locked l where j.id = any(array[l.id]) returning j as job, j.queue, j.slot, j.attempt, l.unknown
 ),
 kept as (
     insert into {schema}.history
