@@ -183,7 +183,9 @@ def test_jobs_in_a_queue_or_slot_that_does_not_exist_are_discarded_with_the_reas
     good = world.insert("nap", 5)
     world.start(config)
     until(lambda: world.outcomes() == {"completed": len(good), "discarded": 4}, "the strays are discarded")
-    reasons = world.scalar("select array_agg(errors -> 0 ->> 'error' order by id) from wqcore.history where outcome = 'discarded'")
+    reasons = world.scalar(
+        "select array_agg(errors -> 0 ->> 'error' order by id) from wqcore.history where outcome = 'discarded'"
+    )
     assert reasons == [
         "the database knows no queue 'nowhere'", "the database knows no queue 'nowhere'", "queue 'default' has no slot 16",
         "the database knows no queue 'zz'';--'",
