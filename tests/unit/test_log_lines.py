@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -16,14 +16,22 @@ from wqcore.settings import Logging
 from wqcore.watch import log
 
 
+Begin = Callable[[Logging], io.TextIOWrapper]
+
+
 @pytest.fixture
-def stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.TextIOWrapper]:
-    """Standard error as a stream that takes nothing but UTF-8; the root logger and the hooks are put back."""
+def begin() -> Iterator[Begin]:
+    """`begin(settings)` sets the log up and gives its stream, which takes nothing but UTF-8; all is put back."""
     root, hooks = logging.getLogger(), (threading.excepthook, sys.unraisablehook)
     handlers, level = root.handlers[:], root.level
-    found = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
-    monkeypatch.setattr(sys, "stderr", found)
-    yield found
+
+    def set_up(settings: Logging) -> io.TextIOWrapper:
+        log.set_up(settings)
+        stream = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
+        root.handlers[0].setStream(stream)  # type: ignore[attr-defined]
+        return stream
+
+    yield set_up
     root.handlers[:] = handlers
     root.setLevel(level)
     threading.excepthook, sys.unraisablehook = hooks
@@ -34,8 +42,8 @@ def said(stream: io.TextIOWrapper) -> str:
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])
-def test_a_lone_surrogate_is_written_as_an_escape(stream: io.TextIOWrapper, log_format: str) -> None:
-    log.set_up(Logging(format=log_format))  # type: ignore[arg-type]
+def test_a_lone_surrogate_is_written_as_an_escape(begin: Begin, log_format: str) -> None:
+    stream = begin(Logging(format=log_format))  # type: ignore[arg-type]
     logging.getLogger("mine").warning("a%sb", "\ud800")
     [line] = said(stream).splitlines()
     assert r"a\ud800b" in line
@@ -46,9 +54,9 @@ def test_a_lone_surrogate_is_written_as_an_escape(stream: io.TextIOWrapper, log_
 @pytest.mark.parametrize("log_format", ["json", "text"])
 @pytest.mark.parametrize("errors", ["class", "text"])
 async def test_errors_of_tasks_and_threads_are_shown_with_their_texts_only_when_asked(
-    stream: io.TextIOWrapper, log_format: str, errors: str
+    begin: Begin, log_format: str, errors: str
 ) -> None:
-    log.set_up(Logging(format=log_format, errors=errors))  # type: ignore[arg-type]
+    stream = begin(Logging(format=log_format, errors=errors))  # type: ignore[arg-type]
 
     def fail() -> None:
         raise ValueError("s3cret")
@@ -75,8 +83,8 @@ async def test_errors_of_tasks_and_threads_are_shown_with_their_texts_only_when_
         assert [json.loads(line)["logger"] for line in text.splitlines()] == ["wqcore.thread", "asyncio"]
 
 
-def test_what_the_program_logs_by_itself_is_shown_whole(stream: io.TextIOWrapper) -> None:
-    log.set_up(Logging(format="json"))
+def test_what_the_program_logs_by_itself_is_shown_whole(begin: Begin) -> None:
+    stream = begin(Logging(format="json"))
     try:
         raise ValueError("mine to show")
     except ValueError:
