@@ -15,10 +15,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import msgspec
+import psycopg
 import pytest
 
 import wqcore
 from tests.fix_pg import Fresh
+from wqcore import launch
+from wqcore.backoff import river
+from wqcore.catalog import Catalog, Kind
 
 ROOT = Path(__file__).parents[2]
 JOBS = 300_000
@@ -87,6 +91,72 @@ def test_an_insert_of_300_000_jobs_by_an_iterator_takes_bounded_memory_and_tells
     assert told >= count / 5000
     assert growth < GROWTH_BYTES_MAX, ran.stdout
     assert database.one("select count(*) from {s}.job") == count + 5000
+
+
+def declared(database: Fresh) -> Catalog:
+    catalog = Catalog()
+    catalog.declare(
+        Kind(
+            "note", Note, queue="default", serial_key=None, priority=1, max_attempts=3, timeout_s=60, backoff=river,
+            planned=False,
+        )
+    )  # fmt: skip
+    launch.sync_kinds(database.conn, database.settings, catalog)
+    return catalog
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_an_iterator_may_take_longer_than_the_limit_of_a_statement(database: Fresh, way: str) -> None:
+    """It was cancelled after statement_timeout_s, which 10,000,000 jobs exceed."""
+    catalog = declared(database)
+    limits = msgspec.structs.replace(database.settings.database, statement_timeout_s=0.2)
+    settings = msgspec.structs.replace(database.settings, database=limits)
+
+    def slowly() -> Iterator[Note]:
+        for note in notes(4):
+            time.sleep(0.1)  # the length of the fault: twice the limit in all
+            yield note
+
+    async def with_asyncio() -> int:
+        async with wqcore.Client(settings, catalog=catalog) as client:
+            return await client.insert_many(slowly())
+
+    if way == "async":
+        assert asyncio.run(with_asyncio()) == 4
+        return
+    with wqcore.SyncClient(settings, catalog=catalog) as client:
+        assert client.insert_many(slowly()) == 4
+        # locks are waited for no longer than that, and the limit is back afterwards
+        with psycopg.connect(database.dsn) as other:
+            other.execute("select wqcore.enqueue('note', '{\"n\": 1, \"text\": \"\"}', job_key => 'k')")
+            with pytest.raises(wqcore.DatabaseUnavailable, match="lock timeout"):
+                client.insert_many([(Note(1, ""), wqcore.InsertOptions(job_key="k"))])
+        with client._connection() as conn:
+            assert conn.execute("show statement_timeout").fetchone() == ("200ms",)
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_an_insert_that_is_broken_off_says_so_without_quoting_args(database: Fresh, way: str) -> None:
+    """PostgreSQL tells the line of the COPY at which it stopped, and that line is a job."""
+    catalog = declared(database)
+
+    def broken_off() -> Iterator[Note]:
+        yield from notes(2000)
+        database.sql("select pg_cancel_backend(pid) from pg_stat_activity where application_name = 'wqcore client'")
+        yield from notes(2000)
+
+    async def with_asyncio() -> None:
+        async with wqcore.Client(database.settings, catalog=catalog) as client:
+            await client.insert_many(broken_off())
+
+    with pytest.raises(wqcore.DatabaseUnavailable, match="canceling statement") as caught:
+        if way == "async":
+            asyncio.run(with_asyncio())
+        else:
+            with wqcore.SyncClient(database.settings, catalog=catalog) as client:
+                client.insert_many(broken_off())
+    assert "a text of some length" not in str(caught.value)
+    assert database.one("select count(*) from {s}.job") == 0
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import pytest
 from wqcore.settings import Logging
 from wqcore.watch import log
 
-
 Begin = Callable[[Logging], io.TextIOWrapper]
 
 

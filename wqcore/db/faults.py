@@ -39,8 +39,12 @@ def lost_connection(error: BaseException) -> bool:
 
 
 def unavailable(error: BaseException, where: str) -> DatabaseUnavailable:
-    """The error as a sentence for people: what failed, and where the DSN led."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    """The error as a sentence for people: what failed, and where the DSN led.
+
+    Not the server's details and context: those of a COPY quote the job at which it stopped, with its args.
+    """
+    primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    text = " ".join((primary or str(error)).split()) or type(error).__name__
     return DatabaseUnavailable(f"cannot use PostgreSQL at {where}: {text}")
 
 
