@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -46,8 +47,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_out = Console(highlight=False, soft_wrap=True)
-_err = Console(stderr=True, highlight=False, soft_wrap=True)
+_out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)  # a queue may be called [/red]
+_err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 class _Choices:
@@ -105,7 +106,8 @@ def migrate(
         bool, typer.Option("--show-sql", help="Print the SQL of what is pending; apply nothing.")
     ] = False,
     with_roles: Annotated[
-        bool, typer.Option("--roles", help="Also make the role <schema>_producer, which may only enqueue from SQL.")
+        bool,
+        typer.Option("--roles", help="Also make the roles <schema>_owner, _runner, _inserter, _producer and _observer."),
     ] = False,
 ) -> None:
     """Bring the database schema to this version, and make the configured queues and kinds known."""
@@ -116,6 +118,7 @@ def migrate(
     with launch.database(settings) as dsn:
         conn = connect_sync(dsn, settings.database, name="wqcore migrate")
         try:
+            migrated = False
             for line in lines:
                 if dry_run or show_sql:
                     steps = migrations.pending(conn, line)
@@ -125,14 +128,16 @@ def migrate(
                         _say(f"would apply {step.version:04d} {step.name} to schema {line.schema}")
                 else:
                     steps = migrations.migrate(conn, line, say=_say)
+                    migrated = migrated or bool(steps)
                 if not steps:
                     _say(f"schema {line.schema} is up to date (version {len(line.steps())})")
             if not (dry_run or show_sql):
                 launch.sync_queues(conn, settings)
                 launch.sync_kinds(conn, settings, catalog)
-                if with_roles:
-                    role = roles.make_producer(conn, settings.database.schema)
-                    _say(f"role {role} may enqueue jobs; grant it to who shall do so")
+                queue_schema = settings.database.schema
+                if with_roles or (migrated and roles.exist(conn, queue_schema)):
+                    for what, role in roles.make_roles(conn, queue_schema).items():
+                        _say(f"role {role} {roles.ROLES[what]}")
         finally:
             conn.close()
 
@@ -261,7 +266,7 @@ def show_schedules(
         now = dt.datetime.now(dt.UTC)
         _out.print(timetable.table(found, now), soft_wrap=False)
         for line in timetable.remarks(found, now):
-            _out.print(_plain(line))
+            _out.print(line)
     else:
         _out.print("no schedules: declare one with wqcore.recurring, under [schedules], or with Client.set_schedule")
 
@@ -270,21 +275,21 @@ def show_schedules(
 def pause_schedule(name: NameArgument, config: ConfigOption = None) -> None:
     """Pause a recurring job: its ticks pass without a job."""
     with _client(config) as client:
-        _out.print(_plain(f"paused {name}" if client.pause_schedule(name) else f"{name} was paused already"))
+        _out.print(f"paused {name}" if client.pause_schedule(name) else f"{name} was paused already")
 
 
 @schedules.command("resume")
 def resume_schedule(name: NameArgument, config: ConfigOption = None) -> None:
     """Let a recurring job go on with its next tick."""
     with _client(config) as client:
-        _out.print(_plain(f"resumed {name}" if client.resume_schedule(name) else f"{name} was not paused"))
+        _out.print(f"resumed {name}" if client.resume_schedule(name) else f"{name} was not paused")
 
 
 @schedules.command("trigger")
 def trigger_schedule(name: NameArgument, config: ConfigOption = None) -> None:
     """Insert its job now, whatever its ticks."""
     with _client(config) as client:
-        _out.print(_plain(f"inserted job {client.trigger_schedule(name)} of {name}"))
+        _out.print(f"inserted job {client.trigger_schedule(name)} of {name}")
 
 
 @schedules.command("delete")
@@ -292,7 +297,7 @@ def delete_schedule(name: NameArgument, config: ConfigOption = None) -> None:
     """Remove it; one that code or configuration declare comes back with the next start."""
     with _client(config) as client:
         client.delete_schedule(name)
-    _out.print(_plain(f"deleted {name}"))
+    _out.print(f"deleted {name}")
 
 
 def main() -> None:
@@ -368,4 +373,4 @@ def _say(text: str) -> None:
 
 
 def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
+    return escape(text)

@@ -6,6 +6,7 @@ The tree::
     ├── ConfigError        a setting is wrong; `.problems` lists all of them at once
     ├── SchemaError        the database schema is missing, older or newer than this code
     ├── DatabaseUnavailable  PostgreSQL cannot be reached, or refuses for now; repeating later is right
+    ├── NotPermitted       the user of the connection lacks a right on the schema
     ├── InsertError        a job was refused and nothing was written
     │   ├── UnknownKind    no such kind in the catalog
     │   ├── PlannedKind    the kind is declared, but its handler is not written yet
@@ -52,6 +53,10 @@ class SchemaError(WqcoreError):
 
 class DatabaseUnavailable(WqcoreError):
     """PostgreSQL could not be reached or refused the session; the operation may be repeated."""
+
+
+class NotPermitted(WqcoreError):
+    """The user of the connection may not do this in the schema; the text names what, and the role that may."""
 
 
 class InsertError(WqcoreError):

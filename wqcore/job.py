@@ -237,6 +237,8 @@ def check_name(what: str, name: str) -> str | None:
         return f"the {what} is empty; give it a name of 1 to {NAME_BYTES_MAX} bytes"
     if "\x00" in name:
         return f"the {what} {name!r} contains a NUL character, which PostgreSQL cannot store; remove it"
+    if name.isspace() and not what.endswith("key"):
+        return f"the {what} {name!r} is all blanks; give it a name that can be read"
     try:
         size = len(name.encode())
     except UnicodeEncodeError:

@@ -30,7 +30,7 @@ from wqcore.upkeep.beat import beat, leave
 from wqcore.upkeep.cancels import cancel_unheld
 from wqcore.upkeep.cron import Cron
 from wqcore.upkeep.rescue import Rescued, dead_shards, own_shards, rescue
-from wqcore.upkeep.retire import retire, summarize
+from wqcore.upkeep.retire import discard_strays, retire, summarize
 
 log = logging.getLogger("wqcore.keeper")
 
@@ -161,6 +161,9 @@ class Keeper:
                     self._retire_at = now + clock.jittered(RETIRE_EVERY_S)
                     for line in await retire(conn, self._statements):
                         log.info("history: %s", line)
+                    strays = await discard_strays(conn, self._statements, grace_s=process.unknown_kind_grace_s)
+                    if strays:
+                        log.warning("discarded %d jobs in queues or slots that do not exist", strays)
             await self._sleep(conn)
 
     async def _listen(self, conn: AsyncConnection) -> None:

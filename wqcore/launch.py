@@ -50,7 +50,7 @@ def database(settings: Settings) -> Iterator[str]:
 
 
 def prepare(settings: Settings, dsn: str, say: Callable[[str], None]) -> None:
-    """Makes schema and queues ready. Raises SchemaError, DatabaseUnavailable or ConfigError."""
+    """Makes schema and queues ready. Raises SchemaError, NotPermitted, DatabaseUnavailable or ConfigError."""
     conn = connect_sync(dsn, settings.database, name="wqcore launch")
     try:
         bring(conn, migrate.queue_line(settings.database.schema), settings, say)
@@ -59,6 +59,9 @@ def prepare(settings: Settings, dsn: str, say: Callable[[str], None]) -> None:
     except Exception as error:
         if faults.is_transient(error):
             raise faults.unavailable(error, describe(dsn)) from error
+        denied = faults.not_permitted(error, settings.database.schema)
+        if denied is not None:
+            raise denied from None
         raise
     finally:
         conn.close()

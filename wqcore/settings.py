@@ -2,7 +2,8 @@
 
 Sources, later ones win: the TOML file, then environment variables `WQCORE_<TABLE>__<KEY>` (for secrets, e.g.
 `WQCORE_DATABASE__DSN`; the app's own tables as `WQCORE_APP__SMTP__PASSWORD`), then the command line. Unknown keys are
-refused; `load` reports all problems at once, each with its key and the fix.
+refused; `load` reports all problems at once, each with its key and the fix. A file that others could have written is
+refused: the modules that it names are code.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from wqcore import ticks
+from wqcore import ticks, trust
 from wqcore.errors import ConfigError
 from wqcore.job import ATTEMPTS_MAX, PRIORITY_MAX, PRIORITY_MIN, SLOTS_MAX, JobKeyMode, check_name
 
@@ -60,6 +61,7 @@ class Process(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     memory_soft_mb: Annotated[int, Meta(ge=1, le=10_000_000)] | UnsetType = UNSET
     recycle_after_s: Annotated[float, Meta(ge=1, le=31_622_400)] | UnsetType = UNSET
     recycle_after_jobs: Annotated[int, Meta(ge=1, le=1_000_000_000)] | UnsetType = UNSET
+    unknown_kind_grace_s: Annotated[float, Meta(ge=0, le=604_800)] = 3600.0
 
 
 class Retention(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -111,6 +113,7 @@ class Logging(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "json", "text"] = "auto"
     tasks: Literal["all", "failures"] = "failures"
+    errors: Literal["class", "text"] = "class"
 
 
 class Queue(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -235,7 +238,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         problem = check_name("schema", self.database.schema)
         schema = self.database.schema
         if problem or len(schema.encode()) > 63 or schema.startswith("pg_") or "%" in schema:
-            problems.append(f"database.schema {schema!r}: use 1 to 63 bytes without % that do not start with pg_")
+            problems.append(
+                f"database.schema {schema!r}: use 1 to 63 bytes without % that do not start with pg_ and are not all blanks"
+            )
         for name, queue in self.queues.items():
             problem = check_name("queue", name)
             if problem:
@@ -277,11 +282,15 @@ def load(
         ConfigError: with all problems found.
     """
     try:
-        text = Path(path).read_text("utf-8")
+        with Path(path).open(encoding="utf-8") as file:
+            problem = trust.problem(path, os.fstat(file.fileno()))
+            text = file.read()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             [f"cannot read the configuration {path}: {getattr(error, 'strerror', None) or error}"]
         ) from None
+    if problem:
+        raise ConfigError([problem])
     try:
         tree: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

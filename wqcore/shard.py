@@ -135,6 +135,8 @@ class Shard:
         self._lease_doubted = False
         self._db_clock_offset_us = 0.0
         self.executor.ageing_s = self._queue.ageing_s
+        self.executor.error_texts = settings.logging.errors == "text"
+        self.executor.unknown_kind_grace_s = settings.process.unknown_kind_grace_s
 
     # --- what others may call -------------------------------------------------------------------------------------
 

@@ -1,13 +1,11 @@
-"""The producer role: it can enqueue, and there is nothing else that it can do."""
+"""The producer role: it can enqueue, and there is nothing else that it can do; `test_roles.py` has the other roles."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,40 +13,20 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
 
 from tests.fix_pg import ODD_SCHEMAS, Fresh
-from wqcore.db import migrate, roles
-from wqcore.errors import SchemaError
+from tests.fix_roles import drop_roles, let_create, logins
+from wqcore.db import roles
 
-_numbers = itertools.count(1)
 ROOT = Path(__file__).parents[2]
 DENIED = psycopg.errors.InsufficientPrivilege
 
 
 @pytest.fixture
 def login(database: Fresh) -> Iterator[Callable[..., psycopg.Connection[Any]]]:
-    """`login("role a", createrole=True)` is a connection of a fresh login role that is a member of these roles."""
-    made: list[tuple[sql.Identifier, psycopg.Connection[Any]]] = []
-
-    def connect(*member_of: str, attributes: str = "") -> psycopg.Connection[Any]:
-        name = f"somebody {os.getpid()} {next(_numbers)}"
-        role = sql.Identifier(name)
-        database.conn.execute(sql.SQL("create role {} login " + attributes).format(role))  # type: ignore[arg-type]
-        for group in member_of:
-            database.conn.execute(sql.SQL("grant {} to {}").format(sql.Identifier(group), role))
-        conn = psycopg.connect(make_conninfo(database.dsn, user=name), autocommit=True)
-        made.append((role, conn))
-        return conn
-
-    yield connect
-    for role, conn in made:
-        backend = conn.info.backend_pid
-        conn.close()
-        _wait_for_the_end_of(database, backend)
-        database.conn.execute(sql.SQL("reassign owned by {} to postgres").format(role))
-        database.conn.execute(sql.SQL("drop owned by {}").format(role))
-        database.conn.execute(sql.SQL("drop role {}").format(role))
+    """`login("role a")` is a connection of a fresh login role that is a member of these roles."""
+    with logins(database.conn, database.dsn) as connect:
+        yield connect
 
 
 @pytest.fixture
@@ -58,30 +36,8 @@ def producer(database: Fresh) -> Iterator[str]:
         "insert into {s}.kind (name, stands_for, queue, priority, max_attempts, required) "
         "values ('note', 'note', 'default', 1, 3, array['n'])"
     )
-    role = roles.make_producer(database.conn, database.schema)
-    yield role
-    _drop(database, role)
-
-
-def _wait_for_the_end_of(database: Fresh, backend: int) -> None:
-    """A backend drops its temporary tables after its client has gone; they must not vanish under `drop owned`."""
-    until = time.monotonic() + 30
-    while database.one("select exists (select from pg_stat_activity where pid = %s)", backend):
-        assert time.monotonic() < until, "the backend of a closed connection does not end"
-        time.sleep(0.01)
-
-
-def _drop(database: Fresh, role: str) -> None:
-    database.conn.execute(sql.SQL("drop owned by {}").format(sql.Identifier(role)))
-    database.conn.execute(sql.SQL("drop role {}").format(sql.Identifier(role)))
-
-
-def _let_create(database: Fresh, conn: psycopg.Connection[Any]) -> None:
-    database.conn.execute(
-        sql.SQL("grant create on database {} to {}").format(
-            sql.Identifier(database.conn.info.dbname), sql.Identifier(conn.info.user)
-        )
-    )
+    yield roles.make_roles(database.conn, database.schema)["producer"]
+    drop_roles(database.conn, database.schema)
 
 
 def run(conn: psycopg.Connection[Any], database: Fresh, text: str) -> list[tuple[Any, ...]]:
@@ -177,7 +133,7 @@ def test_a_caller_cannot_lead_the_function_astray(
 ) -> None:
     """It runs with its owner's rights: nothing that the caller has put in its search_path may be called or read."""
     conn = login(producer)
-    _let_create(database, conn)
+    let_create(database.conn, conn.info.user)
     conn.execute("create temp table stolen (what text)")
     conn.execute("grant all on stolen to public")
     conn.execute("create schema trap")
@@ -214,7 +170,10 @@ def test_every_function_with_its_owners_rights_has_a_search_path_of_its_own(data
     rows = database.sql(
         "select proname, proconfig from pg_proc where pronamespace = 'wqcore'::regnamespace and prosecdef"
     )
-    assert rows == [("enqueue", ["search_path=pg_catalog, pg_temp"])]
+    assert {name for name, _ in rows} == {
+        "enqueue", "insert_keyed", "make_partitions", "drop_partition", "summarize_history"
+    }  # fmt: skip
+    assert [name for name, config in rows if config != ["search_path=pg_catalog, pg_temp"]] == []
 
 
 def test_making_the_role_again_takes_back_what_was_granted_too_much(
@@ -226,46 +185,10 @@ def test_making_the_role_again_takes_back_what_was_granted_too_much(
         )
     conn = login(producer)
     run(conn, database, "table {s}.job")
-    assert roles.make_producer(database.conn, "wqcore") == producer
+    assert roles.make_roles(database.conn, "wqcore")["producer"] == producer
     with pytest.raises(DENIED):
         run(conn, database, "table {s}.job")
     run(conn, database, NOTE)
-
-
-def test_who_may_not_create_roles_is_told_what_an_administrator_must_run(
-    empty_dsn: str, database: Fresh, login: Callable[..., psycopg.Connection[Any]]
-) -> None:
-    conn = login()
-    name = f"owned {os.getpid()}"
-    database.conn.execute(
-        sql.SQL("create schema {} authorization {}").format(sql.Identifier(name), sql.Identifier(conn.info.user))
-    )
-    _let_create(database, conn)
-    migrate.migrate(conn, migrate.queue_line(name))
-    with pytest.raises(SchemaError, match=r"may not create roles.*create role .* nologin.*repeat"):
-        roles.make_producer(conn, name)
-    role = roles.producer_of(name)
-    database.conn.execute(sql.SQL("create role {} nologin").format(sql.Identifier(role)))
-    try:
-        assert roles.make_producer(conn, name) == role
-        assert database.one(
-            "select has_function_privilege(%s, p.oid, 'execute') from pg_proc p "
-            "where p.proname = 'enqueue' and p.pronamespace = %s::regnamespace",
-            role, f'"{name}"',
-        )  # fmt: skip
-        stranger = login()
-        with pytest.raises(SchemaError, match="owner of the schema"):
-            roles.make_producer(stranger, name)
-    finally:
-        _drop(database, role)
-
-
-def test_names_of_roles_fit_and_differ() -> None:
-    assert roles.producer_of("wqcore") == "wqcore_producer"
-    assert roles.producer_of("x" * 54) == "x" * 54 + "_producer"
-    long = [roles.producer_of(schema) for schema in ("x" * 55, "x" * 63, "x" * 62 + "y", "ü" * 31)]
-    assert len(set(long)) == 4
-    assert all(len(name.encode()) <= 63 and name.endswith("_producer") for name in long)
 
 
 @pytest.mark.parametrize("schema", ["long" * 15], indirect=True)
@@ -278,7 +201,7 @@ def test_the_command_makes_the_role_of_a_long_schema_and_may_be_repeated(databas
     (tmp_path / "shop.py").write_text(
         "import msgspec, wqcore\n@wqcore.kind('sold')\nclass Sold(msgspec.Struct):\n    n: int\n"
     )
-    role = roles.producer_of(database.schema)
+    role = roles.role_of(database.schema, "producer")
     try:
         for _ in range(2):
             ran = subprocess.run(
@@ -289,4 +212,4 @@ def test_the_command_makes_the_role_of_a_long_schema_and_may_be_repeated(databas
             assert role in ran.stderr
         assert database.sql("select name, required from {s}.kind") == [("sold", ["n"])]
     finally:
-        _drop(database, role)
+        drop_roles(database.conn, database.schema)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import json
+import re
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
 from tests.fix_room import Args, Room, row
+from wqcore import clock
 from wqcore.errors import LeaseLost
 from wqcore.job import Job
 from wqcore.line import execute
@@ -142,13 +145,55 @@ async def test_an_interrupted_run_gives_its_attempt_back(room: Room) -> None:
     assert (len(executor.outcomes), executor.counters.interrupted) == (0, 2)
 
 
-async def test_an_unknown_kind_is_given_back_for_an_hour_then_discarded(room: Room) -> None:
+async def test_an_unknown_kind_is_given_back_for_an_hour_of_this_worker_then_discarded(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def aged(job_id: int, seconds: int) -> tuple[Any, ...]:
+        return (*row(job_id, "new")[:10], seconds, b"{}", None)
+
     executor = room.start()
     executor.seconds_since = float
-    executor.add([row(1, "new"), (*row(2, "new")[:10], 3601, b"{}", None)])
+    executor.add([aged(1, 1), aged(2, 999_999)])  # the second was inserted days ago, for now
+    await room.until(lambda: len(executor.outcomes.again) == 2)
+    later = SimpleNamespace(monotonic=lambda: clock.monotonic() + 3601, jittered=clock.jittered)
+    monkeypatch.setattr("wqcore.line.ledger.clock", later)
+    executor.add([aged(3, 1), aged(4, 3601)])
+    outcomes = await room.outcomes(4)
+    assert [(item.id, item.attempt, item.error) for item in outcomes.again] == [(1, 0, None), (2, 0, None), (3, 0, None)]
+    assert [(item.id, item.outcome) for item in outcomes.ended] == [(4, "discarded")]
+
+
+async def test_of_an_error_the_log_names_the_class_and_the_place_unless_texts_are_asked_for(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    class SecretiveError(Exception):
+        pass
+
+    room.kind("k", raises(SecretiveError("s3cret")))
+    executor = room.start()
+    executor.add([row(1)])
+    await room.until(lambda: len(executor.outcomes.again) == 1)
+    executor.error_texts = True
+    executor.add([row(2)])
     outcomes = await room.outcomes(2)
-    assert [(item.id, item.attempt, item.error) for item in outcomes.again] == [(1, 0, None)]
-    assert [(item.id, item.outcome) for item in outcomes.ended] == [(2, "discarded")]
+    without, whole = [record.error for record in caplog.records if record.getMessage() == "Task failed"]  # type: ignore[attr-defined]
+    assert re.fullmatch(r"\S+SecretiveError at \S+test_execute_outcomes\.py:\d+", without)
+    assert whole.endswith("SecretiveError: s3cret")
+    assert all("s3cret" in (item.error or "") for item in outcomes.again)  # the table always has it
+
+
+async def test_an_error_from_a_file_whose_name_is_not_utf_8_costs_its_job_and_no_seat(room: Room) -> None:
+    found: dict[str, Any] = {}
+    exec(compile("async def fail(args):\n    raise ValueError", "/srv/\udcff.py", "exec"), found)
+
+    async def handler(args: Args, job: Job) -> None:
+        await found["fail"](args)
+
+    room.kind("k", handler)
+    room.start(1).add([row(1), row(2)])
+    again = (await room.outcomes(2)).again
+    assert [item.id for item in again] == [1, 2]
+    assert "/srv/\ufffd.py:2" in json.loads(again[0].error or "")["traceback"][-1]
 
 
 async def test_a_broken_backoff_policy_loses_no_job(room: Room) -> None:

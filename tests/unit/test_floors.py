@@ -12,6 +12,7 @@ import wqcore
 ROOT = Path(wqcore.__file__).parent
 FLOORS = {
     "job": 0, "outcome": 0, "errors": 0, "backoff": 0, "clock": 0, "version": 0, "ticks": 0,
+    "trust": 0,
     "settings": 1, "described": 1, "catalog": 1, "resource": 1, "signature": 1, "around": 1, "hooks": 1, "recurring": 1,
     "db": 2,
     "line": 3, "upkeep": 3, "control": 3,

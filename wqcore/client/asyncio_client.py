@@ -127,7 +127,7 @@ class Client(Front, AsyncControl):
         """
         bulk = Bulk(progress, skipped)
         async with self._connection() as conn, conn.transaction():
-            await conn.execute("select pg_current_xact_id()")
+            await conn.execute(self._statements["bulk_begin"])
             each = _each(items)
             more = True
             while more:

@@ -111,7 +111,8 @@ class Front:
 
     def _problem(self, error: Exception) -> Exception:
         """The error to raise for a failure of the database."""
-        told = faults.schema_problem(error, self._database.schema) or faults.refusal(error)
+        schema = self._database.schema
+        told = faults.schema_problem(error, schema) or faults.not_permitted(error, schema) or faults.refusal(error)
         if told is not None:
             return told
         if isinstance(error, PoolTimeout) or faults.is_transient(error):

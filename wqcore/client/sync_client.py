@@ -107,7 +107,7 @@ class SyncClient(Front, SyncControl):
         """As `Client.insert_many`."""
         bulk = Bulk(progress, skipped)
         with self._connection() as conn, conn.transaction():
-            conn.execute("select pg_current_xact_id()")
+            conn.execute(self._statements["bulk_begin"])
             each = iter(items)
             more = True
             while more:

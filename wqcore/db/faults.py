@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psycopg
 
-from wqcore.errors import DatabaseUnavailable, InsertError, SchemaError
+from wqcore.errors import DatabaseUnavailable, InsertError, NotPermitted, SchemaError
 
 _REPEAT_LATER_CLASSES = (
     "08",  # connection exception
@@ -39,8 +39,12 @@ def lost_connection(error: BaseException) -> bool:
 
 
 def unavailable(error: BaseException, where: str) -> DatabaseUnavailable:
-    """The error as a sentence for people: what failed, and where the DSN led."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    """The error as a sentence for people: what failed, and where the DSN led.
+
+    Not the server's details and context: those of a COPY quote the job at which it stopped, with its args.
+    """
+    primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    text = " ".join((primary or str(error)).split()) or type(error).__name__
     return DatabaseUnavailable(f"cannot use PostgreSQL at {where}: {text}")
 
 
@@ -49,6 +53,16 @@ def schema_problem(error: BaseException, schema: str) -> SchemaError | None:
     if isinstance(error, psycopg.Error) and error.sqlstate in _NO_SCHEMA:
         return SchemaError(
             f"the schema {schema!r} is missing or too old for this version of wqcore: run `wqcore migrate`"
+        )
+    return None
+
+
+def not_permitted(error: BaseException, schema: str) -> NotPermitted | None:
+    """A NotPermitted when the user of the connection lacks a right, else None."""
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return NotPermitted(
+            f"{error.diag.message_primary} of schema {schema!r}: use the user that a role of `wqcore migrate --roles` was "
+            "granted to which may do this (runner, inserter, producer, observer)"
         )
     return None
 

@@ -4,6 +4,9 @@ Protocol: take an advisory lock named after the schema, read the version, apply 
 also records it. A migrator killed midway leaves whole steps and no lock (advisory locks die with their session). A
 schema newer than the code is refused: an old program must not write into tables it does not know.
 
+A schema that belongs to another role than the user (`db/roles.py`) is migrated as that role, if the user is a member of it:
+what a step adds then has the same owner.
+
 A program on top has its own line of migrations, with a folder and a schema of its own, which it declares by
 `wqcore.migrations`; masters, `wqcore migrate` and `wqcore.testing.prepare` apply it after wqcore's.
 """
@@ -12,7 +15,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -121,20 +125,44 @@ def require_current(conn: Connection, line: Line) -> None:
 def migrate(conn: Connection, line: Line, *, say: Callable[[str], None] = lambda text: None) -> list[Step]:
     """Applies what is pending and returns it.
 
-    `conn` must be in autocommit mode. Raises SchemaError (newer schema, or the lock could not be had within about a
-    minute) and psycopg.Error (a step failed; it left nothing behind).
+    `conn` must be in autocommit mode. Raises SchemaError (newer schema, no right to change it, or the lock could not be had
+    within about a minute) and psycopg.Error (a step failed; it left nothing behind).
     """
     key = f"wqcore migration of {line.schema}"
     conn.execute("select pg_advisory_lock(hashtextextended(%s, 0))", (key,))
     try:
-        steps = pending(conn, line)
-        for step in steps:
-            say(f"schema {line.schema}: applying {step.version:04d} {step.name}")
-            _apply(conn, line, step)
-        return steps
+        with _as_owner(conn, line.schema):
+            steps = pending(conn, line)
+            for step in steps:
+                say(f"schema {line.schema}: applying {step.version:04d} {step.name}")
+                _apply(conn, line, step)
+            return steps
     finally:
         if not conn.closed:
             conn.execute("select pg_advisory_unlock(hashtextextended(%s, 0))", (key,))
+
+
+@contextmanager
+def _as_owner(conn: Connection, schema: str) -> Iterator[None]:
+    """The session as the role that owns the schema, where the user is another role and a member of it."""
+    row = conn.execute(
+        "select pg_get_userbyid(nspowner), pg_has_role(nspowner, 'member') from pg_namespace"
+        " where nspname = %s and nspowner <> (select oid from pg_roles where rolname = current_user)",
+        (schema,),
+    ).fetchone()
+    owner, may = row if row is not None else (None, False)
+    try:
+        if may and owner:
+            conn.execute(sql.SQL("set role {}").format(sql.Identifier(owner)))
+        yield
+    except errors.InsufficientPrivilege as error:
+        whose = f"it belongs to {owner!r}: repeat this as a member of that role" if owner else "ask its administrator"
+        raise SchemaError(
+            f"user {conn.info.user!r} may not migrate schema {schema!r} ({error.diag.message_primary}); {whose}"
+        ) from None
+    finally:
+        if may and not conn.closed:
+            conn.execute("reset role")
 
 
 def _apply(conn: Connection, line: Line, step: Step) -> None:

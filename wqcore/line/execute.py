@@ -27,7 +27,7 @@ from wqcore.catalog import Catalog, Kind
 from wqcore.job import Job, Row
 from wqcore.line import current
 from wqcore.line.batches import Batches
-from wqcore.line.ledger import KindStats
+from wqcore.line.ledger import ASKED_FOR, KindStats
 from wqcore.line.seat import CANCELLED, GONE, LEASE, SHUTDOWN, TIMEOUT, Owner, Seat, Sheet
 from wqcore.line.settle import Ended
 from wqcore.line.threads import InThread, Threads
@@ -160,7 +160,7 @@ class Executor(Waiting):
         now = clock.monotonic()
         for row in self.keys.drop_jobs(chosen) + self._drop_waiting(lambda row: row[Row.ID] in chosen):
             self.counters.cancelled += 1
-            self._end(row, now, "cancelled", ids[row[Row.ID]], started=False)
+            self._end(row, now, "cancelled", ids[row[Row.ID]], started=False, shown=ASKED_FOR)
 
     def drop_jobs(self, ids: set[int]) -> None:
         """Forgets jobs that are gone from the table; a run of one is cancelled and has no outcome."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,8 +26,11 @@ from wqcore.outcome import Cancel, Discard, Retry, Snooze
 log = logging.getLogger("wqcore.task")
 
 UNKNOWN_KIND_DELAY_S = 15.0
-UNKNOWN_KIND_GRACE_S = 3600.0
-"""A kind that this program does not know is given back for an hour (a rolling deploy), then discarded."""
+UNKNOWN_KINDS_MAX = 1000
+"""Unknown kinds whose first sight is remembered; jobs of more, which nobody has in a deploy, go by their own age alone."""
+
+
+ASKED_FOR = "somebody asked for it"
 
 
 class Counters:
@@ -61,6 +65,11 @@ class Ledger:
         self.outcomes = Outcomes()
         self.counters = Counters()
         self.stats: dict[str, KindStats] = {}
+        self.error_texts = False
+        """Whether the log shows what errors say; their texts can hold args and secrets."""
+        self.unknown_kind_grace_s = 3600.0
+        self._unknown_since: dict[str, float] = {}
+        """When this worker first met a kind that its program does not know."""
         self.seconds_since: Callable[[int], float] = lambda us: 0.0
         """Seconds since a time of the table (µs since 2000), by the database's clock."""
         self._halted = False
@@ -75,7 +84,7 @@ class Ledger:
             return
         if seat.why == CANCELLED and not isinstance(error, Discard):
             self.counters.cancelled += 1
-            self._end(row, began, "cancelled", seat.reason)
+            self._end(row, began, "cancelled", seat.reason, shown=ASKED_FOR)
             return
         if isinstance(error, asyncio.CancelledError):
             if seat.why in (SHUTDOWN, LEASE) or (seat.why is None and self._halted):
@@ -84,7 +93,12 @@ class Ledger:
                 return
             if seat.why == TIMEOUT:
                 self.counters.timed_out += 1
-                self._fail(row, kind, began, f"timed out after {kind.timeout_s:g} s{_end_of_thread(error)}")
+                ending = "" if error.__cause__ is None else "; its thread ended later, with "
+                self._fail(
+                    row, kind, began,
+                    f"timed out after {kind.timeout_s:g} s{ending}{ending and _with_text(error.__cause__)}",
+                    shown=f"timed out after {kind.timeout_s:g} s{ending}{ending and _without_text(error.__cause__)}",
+                )  # fmt: skip
             else:
                 self._fail(row, kind, began, "the handler raised CancelledError: something it awaited was cancelled")
         elif isinstance(error, Snooze):
@@ -107,7 +121,8 @@ class Ledger:
         ):
             # raised in this very frame: by the decoder of the args, not by the handler
             self.counters.discarded += 1
-            self._end(row, began, "discarded", f"args do not fit {kind.args_type.__name__}: {error}")
+            problem = f"args do not fit {kind.args_type.__name__}"
+            self._end(row, began, "discarded", f"{problem}: {error}", shown=problem)  # msgspec quotes values of enums
         else:
             self._fail(row, kind, began, error, after_s=self._chosen_delay_s(error) if isinstance(error, Retry) else None)
 
@@ -125,11 +140,12 @@ class Ledger:
         error: BaseException | str,
         *,
         after_s: float | None = None,
+        shown: str | None = None,
     ) -> None:
         attempt = row[Row.ATTEMPT] + 1
         if attempt >= row[Row.MAX_ATTEMPTS]:
             self.counters.discarded += 1
-            self._end(row, began, "discarded", error)
+            self._end(row, began, "discarded", error, shown=shown)
             return
         self.counters.retried += 1
         if after_s is None:
@@ -139,9 +155,8 @@ class Ledger:
                 log.exception("the backoff policy of kind %s failed; using the default", kind.name)
                 after_s = backoff.river(attempt)
         self.outcomes.again.append(Again(row[Row.ID], row[Row.REVISION], attempt, after_s, error_of(row, error)))
-        log.warning(
-            "Task failed", extra=self._log_fields(row, began, error=_shown(error)) | {"retry_in_s": round(after_s, 3)}
-        )
+        fields = self._log_fields(row, began, error=self._shown(error, shown)) | {"retry_in_s": round(after_s, 3)}
+        log.warning("Task failed", extra=fields)
 
     def _snooze(self, row: tuple[Any, ...], after_s: float) -> None:
         ready_us = row[Row.CREATED_AT] if row[Row.RUN_AT] is None else row[Row.RUN_AT]
@@ -150,22 +165,44 @@ class Ledger:
         )
 
     def _end(
-        self, row: tuple[Any, ...], began: float, outcome: str, error: BaseException | str, *, started: bool = True
+        self,
+        row: tuple[Any, ...],
+        began: float,
+        outcome: str,
+        error: BaseException | str,
+        *,
+        started: bool = True,
+        shown: str | None = None,
     ) -> None:
+        """`shown` is what the log may say of an error that quotes others."""
         ended = Ended(row[Row.ID], row[Row.REVISION], began, outcome, error_of(row, error), started=started)
         self.outcomes.ended.append(ended)
-        log.warning("Task %s", outcome, extra=self._log_fields(row, began, error=_shown(error)))
+        log.warning("Task %s", outcome, extra=self._log_fields(row, began, error=self._shown(error, shown)))
 
     def _unknown_kind(self, row: tuple[Any, ...], began: float) -> None:
-        """A job that this program has no handler for: given back with a delay, for a grace time."""
-        reason = f"no handler for kind {row[Row.KIND]!r} in this program"
-        if self.seconds_since(row[Row.CREATED_AT]) < UNKNOWN_KIND_GRACE_S:
+        """A job that this program has no handler for: given back with a delay, for a grace time.
+
+        The time counts from this worker's first sight of the kind, not from the insert alone: a job that was inserted
+        days ago for now can meet a worker of the old release, too.
+        """
+        kind, now = row[Row.KIND], clock.monotonic()
+        reason = f"no handler for kind {kind!r} in this program"
+        if len(self._unknown_since) < UNKNOWN_KINDS_MAX:
+            self._unknown_since.setdefault(kind, now)
+        known_s = now - self._unknown_since.get(kind, -math.inf)
+        if min(known_s, self.seconds_since(row[Row.CREATED_AT])) < self.unknown_kind_grace_s:
             self.counters.snoozed += 1
             self._snooze(row, clock.jittered(UNKNOWN_KIND_DELAY_S))
             log.warning("Task given back", extra=self._log_fields(row, began, error=reason))
         else:
             self.counters.discarded += 1
-            self._end(row, began, "discarded", f"{reason}, an hour after it was inserted")
+            self._end(row, began, "discarded", f"{reason}, which has met the kind for {self.unknown_kind_grace_s:g} s")
+
+    def _shown(self, error: BaseException | str, shown: str | None) -> str:
+        """What the log says of an error."""
+        if isinstance(error, str):
+            return error[:500] if self.error_texts or shown is None else shown
+        return _with_text(error)[:500] if self.error_texts else _without_text(error)
 
     def _log_fields(self, row: tuple[Any, ...], began: float | None = None, error: str | None = None) -> dict[str, Any]:
         fields = {
@@ -181,14 +218,17 @@ class Ledger:
         return fields
 
 
-def _end_of_thread(error: BaseException) -> str:
-    """What a thread raised in the end, after it was asked to stop."""
-    return "" if error.__cause__ is None else f"; its thread ended later, with {_shown(error.__cause__)}"
+def _with_text(error: BaseException | None) -> str:
+    return "" if error is None else f"{type(error).__qualname__}: {error_text(error)}"
 
 
-def _shown(error: BaseException | str) -> str:
-    text = error if isinstance(error, str) else f"{type(error).__qualname__}: {error_text(error)}"
-    return text[:500]
+def _without_text(error: BaseException | None) -> str:
+    """The class of an error and where it was raised."""
+    trace = None if error is None else error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    name = type(error).__qualname__
+    return name if trace is None else f"{name} at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
 
 
 def error_text(error: BaseException) -> str:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Collection
 
 from wqcore import clock
+from wqcore.line.settle import clean
 from wqcore.line.turn import Protocol
 
 PROGRESS_EVERY_S = 1.0
@@ -37,7 +38,8 @@ class Progress:
         first = not self._said
         if first:
             self.due_at = max(self._not_before, clock.monotonic() + FIRST_WAITS_S)
-        self._said[job_id] = (fraction, note)
+        # a text that PostgreSQL refuses must not end the shard's connection, which would hold up every other job
+        self._said[job_id] = (fraction, None if note is None else clean(note))
         return first
 
     async def write(self, now: float, held: Collection[int]) -> None:

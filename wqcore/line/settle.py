@@ -102,11 +102,11 @@ def error_of(row: tuple[Any, ...], error: BaseException | str) -> str:
     if isinstance(error, str):
         entry["error"] = clean(error)
     else:
-        entry["class"] = type(error).__qualname__
+        entry["class"] = clean(type(error).__qualname__)
         entry["error"] = clean(_text(error))
         # frames only: source lines and locals can hold secrets that a table should not
         entry["traceback"] = [
-            f"{frame.filename}:{frame.lineno} in {frame.name}"
+            clean(f"{frame.filename}:{frame.lineno} in {frame.name}")  # a name of a file need not be UTF-8
             for frame in traceback.extract_tb(error.__traceback__)[-12:]
         ]
     return msgspec.json.encode(entry).decode()

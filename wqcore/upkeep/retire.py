@@ -4,6 +4,8 @@ Each row carries its own expiry, from the retention of its queue and outcome, an
 ten rows and ten million, and leaves nothing for autovacuum. Days are UTC, by the database's clock. A partition that
 could not be made in time is no loss: rows of that day go to `history_other`, which is emptied by age. Several keepers
 may do this at once; each step is `if exists` or `if not exists`. A crash between two steps leaves whole steps.
+
+Jobs that no shard can ever read, because they were written by hand into a queue or slot that does not exist, end here too.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from wqcore.db.statements import Statements
 
 LOCK_TIMEOUT_MS = 1000
 SUMMARIZE_LOCK_MS = 50
+STRAYS_MAX = 1000
 
 
 async def retire(conn: AsyncConnection, statements: Statements) -> list[str]:
@@ -38,12 +41,20 @@ async def retire(conn: AsyncConnection, statements: Statements) -> list[str]:
 
 
 async def _drop(conn: AsyncConnection, statements: Statements, name: str) -> bool:
-    """Drops a partition, after it has written down up to which transaction readers of outcomes may miss rows."""
-    table = sql.Identifier(statements.schema, name)
-    note = sql.SQL("update {expired} set xid = greatest(xid, (select coalesce(max(xid), 0) from {table}))").format(
-        expired=sql.Identifier(statements.schema, "expired"), table=table
-    )
-    return await _try(conn, note, sql.SQL("drop table if exists {}").format(table))
+    """Drops a partition; False when another keeper or a long reader was in the way."""
+    try:
+        async with conn.transaction():
+            await conn.execute(_lock_timeout())
+            row = await (await conn.execute(statements["drop_partition"], {"name": name})).fetchone()
+            return row is not None and bool(row[0])
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.UndefinedTable):
+        return False
+
+
+async def discard_strays(conn: AsyncConnection, statements: Statements, *, grace_s: float) -> int:
+    """Ends jobs in queues or slots that do not exist, once they are `grace_s` old; returns how many."""
+    row = await (await conn.execute(statements["discard_strays"], {"grace_s": grace_s, "n": STRAYS_MAX})).fetchone()
+    return int(row[0]) if row is not None else 0
 
 
 async def summarize(conn: AsyncConnection, statements: Statements) -> None:
@@ -52,21 +63,9 @@ async def summarize(conn: AsyncConnection, statements: Statements) -> None:
         async with conn.transaction():
             await conn.execute(_lock_timeout(SUMMARIZE_LOCK_MS))
             await conn.execute(statements["history_summarize"])
-    except (psycopg.errors.LockNotAvailable, psycopg.errors.InsufficientPrivilege):
-        pass  # by another role than the owner it cannot be done: then autovacuum does it, later
+    except psycopg.errors.LockNotAvailable:
+        pass
 
 
 def _lock_timeout(ms: int = LOCK_TIMEOUT_MS) -> sql.Composed:
     return sql.SQL("set local lock_timeout = {}").format(sql.Literal(ms))
-
-
-async def _try(conn: AsyncConnection, *steps: sql.Composed) -> bool:
-    """Runs the statements of one step; False when another keeper or a long reader was in the way."""
-    try:
-        async with conn.transaction():
-            await conn.execute(_lock_timeout())
-            for step in steps:
-                await conn.execute(step)
-    except (psycopg.errors.LockNotAvailable, psycopg.errors.UndefinedTable):
-        return False
-    return True

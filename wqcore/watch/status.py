@@ -18,7 +18,7 @@ COUNT_CAP = 100_000
 def read(settings: Settings, dsn: str) -> dict[str, Any]:
     """`{"queues": […], "processes": […], "last_hour": {outcome: count}}`.
 
-    Raises DatabaseUnavailable or SchemaError.
+    Raises DatabaseUnavailable, NotPermitted or SchemaError.
     """
     statements = Statements(settings.database.schema)
     conn = connect_sync(dsn, settings.database, name="wqcore status")
@@ -27,8 +27,9 @@ def read(settings: Settings, dsn: str) -> dict[str, Any]:
         processes = conn.execute(statements["status_processes"]).fetchall()
         finished = conn.execute(statements["status_finished"]).fetchall()
     except psycopg.Error as error:
-        missing = faults.schema_problem(error, settings.database.schema)
-        raise missing or faults.unavailable(error, describe(dsn)) from None
+        schema = settings.database.schema
+        told = faults.schema_problem(error, schema) or faults.not_permitted(error, schema)
+        raise told or faults.unavailable(error, describe(dsn)) from None
     finally:
         conn.close()
     names = ("queue", "slots", "paused", "shards", "ready", "due", "scheduled", "held")

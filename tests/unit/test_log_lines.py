@@ -1,0 +1,91 @@
+"""A record is one line of JSON or of text, whatever is in it, and hides the texts of errors of the program's code."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from wqcore.settings import Logging
+from wqcore.watch import log
+
+Begin = Callable[[Logging], io.TextIOWrapper]
+
+
+@pytest.fixture
+def begin() -> Iterator[Begin]:
+    """`begin(settings)` sets the log up and gives its stream, which takes nothing but UTF-8; all is put back."""
+    root, hooks = logging.getLogger(), (threading.excepthook, sys.unraisablehook)
+    handlers, level = root.handlers[:], root.level
+
+    def set_up(settings: Logging) -> io.TextIOWrapper:
+        log.set_up(settings)
+        stream = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
+        root.handlers[0].setStream(stream)  # type: ignore[attr-defined]
+        return stream
+
+    yield set_up
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    threading.excepthook, sys.unraisablehook = hooks
+
+
+def said(stream: io.TextIOWrapper) -> str:
+    return stream.buffer.getvalue().decode()  # type: ignore[attr-defined, no-any-return]
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_a_lone_surrogate_is_written_as_an_escape(begin: Begin, log_format: str) -> None:
+    stream = begin(Logging(format=log_format))  # type: ignore[arg-type]
+    logging.getLogger("mine").warning("a%sb", "\ud800")
+    [line] = said(stream).splitlines()
+    assert r"a\ud800b" in line
+    if log_format == "json":
+        assert json.loads(line)["message"] == "a\ud800b"
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+@pytest.mark.parametrize("errors", ["class", "text"])
+async def test_errors_of_tasks_and_threads_are_shown_with_their_texts_only_when_asked(
+    begin: Begin, log_format: str, errors: str
+) -> None:
+    stream = begin(Logging(format=log_format, errors=errors))  # type: ignore[arg-type]
+
+    def fail() -> None:
+        raise ValueError("s3cret")
+
+    async def fail_later() -> None:
+        fail()
+
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+    task = asyncio.get_running_loop().create_task(fail_later())
+    await asyncio.wait([task])
+    del task
+    until = asyncio.get_running_loop().time() + 5
+    while "never retrieved" not in said(stream) and asyncio.get_running_loop().time() < until:
+        await asyncio.sleep(0.01)
+    text = said(stream)
+    assert "never retrieved" in text
+    assert "failed" in text
+    assert text.count("ValueError") >= 2
+    assert text.count("test_log_lines.py") >= 2
+    assert ("s3cret" in text) == (errors == "text")
+    if log_format == "json":
+        assert [json.loads(line)["logger"] for line in text.splitlines()] == ["wqcore.thread", "asyncio"]
+
+
+def test_what_the_program_logs_by_itself_is_shown_whole(begin: Begin) -> None:
+    stream = begin(Logging(format="json"))
+    try:
+        raise ValueError("mine to show")
+    except ValueError:
+        logging.getLogger("shop").exception("it failed")
+    assert "mine to show" in json.loads(said(stream))["exception"]
