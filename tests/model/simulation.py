@@ -244,6 +244,18 @@ class World:
         await asyncio.sleep(rng.uniform(0, CHAOS_S))
 
 
+    def end(self) -> None:
+        """Leaves nothing behind for the next campaign."""
+        left = asyncio.all_tasks(self.loop)
+        for task in left:
+            task.cancel()
+        if left:
+            self.loop.run_until_complete(asyncio.wait(left))
+        for worker in self.workers.values():
+            for seat in worker.shard.executor._seats:
+                seat.task = None  # its frame has a Job, through which the garbage collector does not look
+
+
 @contextmanager
 def simulated_time(loop: SimulatedLoop, seed: int) -> Iterator[None]:
     """All of wqcore takes its time from the loop, its chance from the seed, and its connections from whoever sets them."""
@@ -265,19 +277,17 @@ def simulate(seed: int) -> list[str]:
         with simulated_time(loop, seed):
             world = World(loop, seed)
             wqcore.shard.connect_for_turns = world.connect  # type: ignore[assignment]
-            campaign = loop.create_task(world.campaign())
-            loop.run_until_complete(world.over.wait())
-            if not campaign.done():
-                return world.broken
-            campaign.result()
-            return judge(world)
+            try:
+                campaign = loop.create_task(world.campaign())
+                loop.run_until_complete(world.over.wait())
+                if not campaign.done():
+                    return world.broken
+                campaign.result()
+                return judge(world)
+            finally:
+                world.end()
     except Stalled:
         return ["everybody waits, and nothing will ever happen"]
     finally:
-        left = asyncio.all_tasks(loop)
-        for task in left:
-            task.cancel()
-        if left:
-            loop.run_until_complete(asyncio.wait(left))
         asyncio.set_event_loop(None)
         loop.close()
