@@ -1,7 +1,6 @@
-"""One simulated campaign: hosts with one worker each, the real `Shard` in it, people, faults, then healing and judgement.
+"""One simulated campaign: hosts whose workers are real shards, people, faults, then healing; `judge.py` judges it.
 
-Everything is drawn from one seed. The workers are `wqcore.shard.Shard` with all of the line below it, on connections of
-the simulated database; masters and keepers are a few lines here, which do what `proc/` and `keeper.py` do about them.
+Everything is drawn from one seed, and all of wqcore takes its time from the simulated loop.
 """
 
 from __future__ import annotations
@@ -11,137 +10,23 @@ import itertools
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
-
-import msgspec
+from typing import Any
 
 import wqcore.shard
 from tests.model import people
-from tests.model.simulated_database import SCHEMA, Line, SimulatedConnection, SimulatedDatabase
+from tests.model.judge import judge
+from tests.model.simulated_database import SimulatedConnection, SimulatedDatabase
+from tests.model.simulated_hosts import DEAD_AFTER_S, QUEUE, SLOTS, Host, Run, Work, Worker
 from tests.model.simulated_time import SimulatedLoop, Stalled
 from wqcore import clock
 from wqcore.catalog import Catalog, Kind
 from wqcore.job import Job, Row
 from wqcore.outcome import Cancel, Discard, Snooze
-from wqcore.proc.board import Sheet, words_of_sheet
-from wqcore.settings import Database, Process, Queue, Settings
+from wqcore.settings import Database
 from wqcore.shard import Shard
 
-QUEUE, SLOTS, SEATS = "default", 4, 2
-DEAD_AFTER_S, BEAT_S = 2.0, 0.7
 CHAOS_S, HEAL_S = 4.5, 90.0
 JOBS = 10
-SETTINGS = Settings(
-    database=Database(schema=SCHEMA, statement_timeout_s=1.0, connect_timeout_s=1),
-    process=Process(dead_after_s=DEAD_AFTER_S, cancel_grace_s=1.0),
-    queues={QUEUE: Queue(workers=SEATS, slots=SLOTS, poll_interval_s=0.5, batch_max=8)},
-)
-SHEET_WORDS = words_of_sheet(SEATS)
-
-
-class Work(msgspec.Struct):
-    """The args of every job here."""
-
-
-class Run(NamedTuple):
-    """One run of a handler."""
-
-    worker: Worker
-    job: int
-    attempt: int
-    revision: int
-    serial_key: str | None
-    leased: bool
-    """The worker had its lease when the run began."""
-
-
-class Worker:
-    """One worker process: a shard, its part of the board, its life."""
-
-    def __init__(self, world: World, host: Host, shard: int) -> None:
-        self.world = world
-        self.host = host
-        self.id = shard
-        self.dead = False
-        sheet = Sheet(memoryview(bytearray(8 * SHEET_WORDS)).cast("q"), SEATS)
-        sheet.assign(shard, world.loop.time_ns())
-        self.sheet = sheet
-        self.shard = Shard(
-            SETTINGS, dsn=str(shard), queue=QUEUE, workers=SEATS, shard_id=shard, process_id=host.name,
-            catalog=world.catalog, sheet=sheet,
-        )  # fmt: skip
-        self.task = world.loop.create_task(self._run())
-
-    async def _run(self) -> None:
-        drained = await self.shard.run()
-        if drained and self.leased:
-            self.world.broken.append(f"worker {self.id} left and kept its lease")
-
-    @property
-    def leased(self) -> bool:
-        """The table has its row."""
-        return self.id in self.world.database.tables.shards
-
-    def kill(self) -> None:
-        """SIGKILL: its memory is gone, and nothing of it reaches the database any more."""
-        self.dead = True
-        conn = self.shard._protocol.conn
-        if isinstance(conn, SimulatedConnection):
-            conn.finish()
-        self.task.cancel()
-
-
-class Host:
-    """One master, with its keeper and one worker at a time."""
-
-    def __init__(self, world: World, name: str) -> None:
-        self.world = world
-        self.name = name
-        self.line = Line()
-        self.beat_at = world.loop.time()
-        self.reported: dict[int, list[tuple[int, int]]] = {}
-        """What the last heartbeat said had started, by shard."""
-        self.owed: list[tuple[int, Worker]] = []
-        """Workers that died and are to be rescued."""
-        self.unknown_before: set[int] = set()
-        self.worker = world.new_worker(self)
-
-    async def live(self) -> None:
-        """The master and its keeper: replaces, rescues, beats."""
-        world = self.world
-        while not self.line.dead:
-            await asyncio.sleep(world.rng.uniform(0.02, 0.3))
-            if self.line.dead:
-                return
-            if self.worker.dead or self.worker.task.done():
-                if self.worker.dead:
-                    self.owed.append((self.worker.id, self.worker))
-                if world.leaving:
-                    return
-                self.worker = world.new_worker(self)
-            if not self.line.up.is_set():
-                continue
-            for shard, worker in self.owed:
-                world.rescue(shard, worker.sheet.started_jobs(), "worker died", suspect_rest=False)
-            self.owed.clear()
-            now = world.loop.time()
-            if now - self.beat_at > BEAT_S:
-                self.beat_at = now
-                self._rescue_unknown()
-                self.reported = {self.worker.id: self.worker.sheet.started_jobs()}
-
-    def _rescue_unknown(self) -> None:
-        """Shards under this master that none of its workers has, twice in a row: a registration that was committed late."""
-        shards = self.world.database.tables.shards.items()
-        unknown = {shard for shard, name in shards if name == self.name and shard != self.worker.id}
-        for shard in unknown & self.unknown_before:
-            self.world.rescue(shard, [], "worker gone without a trace", suspect_rest=True)
-        self.unknown_before = unknown
-
-    def die(self) -> None:
-        """Power failure."""
-        self.line.dead = True
-        self.worker.kill()
 
 
 class World:
@@ -358,42 +243,17 @@ class World:
                     conn.finish()
         await asyncio.sleep(rng.uniform(0, CHAOS_S))
 
-    # --- judgement --------------------------------------------------------------------------------------------------
 
-    def judge(self) -> list[str]:
-        """The rules that this campaign has broken."""
-        tables, broken = self.database.tables, list(self.broken)
-        ended = [record.row.id for record in tables.history]
-        broken += [f"job {job} has {ended.count(job)} terminal records" for job in set(ended) if ended.count(job) > 1]
-        missing = self.inserted - self.deleted - set(ended) - set(tables.jobs)
-        broken += [f"job {job} is lost" for job in missing]
-        broken += [f"job {job} was never inserted" for job in set(ended) - self.inserted]
-        for record in tables.history:
-            broken += self._judge(record)
-        if tables.shards or tables.claims or any(tables.slots.values()):
-            broken.append(f"left behind: {tables.shards}, {tables.claims}, {tables.slots}")
-        return broken
-
-    def _judge(self, record: people.Record) -> list[str]:
-        job, row, broken = record.row.id, record.row, []
-        runs = [run for run in self.runs if run.job == job]
-        if record.attempt > len(runs):
-            broken.append(f"job {job} has {record.attempt} attempts, but only {len(runs)} runs")
-        if record.deaths > self.rescues:
-            broken.append(f"job {job} has {record.deaths} deaths, but there were only {self.rescues} rescues")
-        if record.outcome != "completed":
-            return broken
-        good = [run for run in self.well if (run.job, run.worker.id) == (job, record.shard)]
-        if not good:
-            broken.append(f"job {job} is completed, but no handler of worker {record.shard} ended well")
-        elif good[-1].revision != row.revision:
-            broken.append(f"job {job} is completed at revision {row.revision}, which never ran")
-        newest = [run for run in runs if run.leased][-1]
-        if newest.worker.id != record.shard:
-            broken.append(f"job {job} was completed by worker {record.shard}, its newest run was of {newest.worker.id}")
-        if job not in self.put_back and record.attempt != len(record.errors) + 1:
-            broken.append(f"job {job} has {record.attempt} attempts and {len(record.errors)} errors")
-        return broken
+    def end(self) -> None:
+        """Leaves nothing behind for the next campaign."""
+        left = asyncio.all_tasks(self.loop)
+        for task in left:
+            task.cancel()
+        if left:
+            self.loop.run_until_complete(asyncio.wait(left))
+        for worker in self.workers.values():
+            for seat in worker.shard.executor._seats:
+                seat.task = None  # its frame has a Job, through which the garbage collector does not look
 
 
 @contextmanager
@@ -417,19 +277,17 @@ def simulate(seed: int) -> list[str]:
         with simulated_time(loop, seed):
             world = World(loop, seed)
             wqcore.shard.connect_for_turns = world.connect  # type: ignore[assignment]
-            campaign = loop.create_task(world.campaign())
-            loop.run_until_complete(world.over.wait())
-            if not campaign.done():
-                return world.broken
-            campaign.result()
-            return world.judge()
+            try:
+                campaign = loop.create_task(world.campaign())
+                loop.run_until_complete(world.over.wait())
+                if not campaign.done():
+                    return world.broken
+                campaign.result()
+                return judge(world)
+            finally:
+                world.end()
     except Stalled:
         return ["everybody waits, and nothing will ever happen"]
     finally:
-        left = asyncio.all_tasks(loop)
-        for task in left:
-            task.cancel()
-        if left:
-            loop.run_until_complete(asyncio.wait(left))
         asyncio.set_event_loop(None)
         loop.close()

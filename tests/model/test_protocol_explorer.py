@@ -50,7 +50,7 @@ BROKEN = [
     ("hand-over forgets running jobs", "a serial key with three jobs that moves", "of one serial key run at once"),
     (
         "slots read before it is known who holds their jobs",
-        "a cancellation while its slot moves",
+        "a drain",
         "overlap, and neither has lost its shard",
     ),
     ("two jobs of one key", "a serial key that moves, and a killed worker", "of one serial key run at once"),

@@ -348,13 +348,11 @@ def test_the_statements_do_what_their_model_does(database: Fresh) -> None:
     [
         ("turn", "%(held)s::bigint[] || array(select id from next)", "array(select id from next)"),
         ("settle_retry", "j.attempt < f.attempt", "true"),
-        ("rescue", "where s.id = any(newest.ids)", ""),
     ],
 )
 def test_a_statement_without_one_of_its_guards_is_caught(database: Fresh, name: str, guard: str, instead: str) -> None:
     text = database.statements[name].decode()
     assert guard in text
     database.statements._texts[name] = text.replace(guard, instead).encode()
-    with pytest.raises((AssertionError, BaseExceptionGroup)) as caught:
-        run(database, 150, repeatable=True)
-    print(repr(caught.value)[:300])
+    with pytest.raises((AssertionError, BaseExceptionGroup)):
+        run(database, 200, repeatable=True)
