@@ -46,6 +46,7 @@ def test_a_pill_among_a_thousand_good_jobs_is_discarded_with_its_reason_and_they
     assert all(attempt == deaths + 1 for attempt, deaths in rows)
     charged = sum(deaths > 0 for _, deaths in rows)
     print(f"a pill of {after_s * 1000:.0f} ms: {charged} of 1000 good jobs were charged a death")
-    assert charged <= 3 * 19
+    # 19 beside it, and those that had ended and were not acknowledged, at each of three deaths
+    assert charged <= 150
     assert world.log().count("): worker died") == 3
     assert set(world.runs()) == {pill, *good}

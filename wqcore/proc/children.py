@@ -97,19 +97,20 @@ class Children:
         sys.stdout.flush()
         sys.stderr.flush()
         master = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            code = EXIT_BOOT_FAILED
-            try:
-                code = self._be_child(master, entry, argument)
-            except SystemExit as error:
-                code = error.code if isinstance(error.code, int) else 1
-            except BaseException:  # the last frame of a process: whatever it was, it is shown and becomes an exit code
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(code)
+        with signals.held_over_a_fork():
+            pid = os.fork()
+            if pid == 0:
+                code = EXIT_BOOT_FAILED
+                try:
+                    code = self._be_child(master, entry, argument)
+                except SystemExit as error:
+                    code = error.code if isinstance(error.code, int) else 1
+                except BaseException:  # the last frame of a process: whatever it was, it is shown and becomes an exit code
+                    traceback.print_exc()
+                finally:
+                    sys.stdout.flush()
+                    sys.stderr.flush()
+                    os._exit(code)
         child.pid = pid
         self.by_pid[pid] = child
         return child

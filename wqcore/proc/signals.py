@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
+
+_ASKING = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
 
 
 class Flags:
@@ -51,6 +55,20 @@ class Flags:
         self.quit = True
 
 
+@contextmanager
+def held_over_a_fork() -> Iterator[None]:
+    """Holds back what asks for an end until parent and child each have handlers of their own.
+
+    A child that got TERM while it still had its master's handlers took it for asked of the master, and worked on until the
+    drain's time was over and it was killed.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ASKING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def restore_in_child() -> None:
     """A child starts with the defaults, but leaves Ctrl-C and hang-ups, which reach the whole group, to its master."""
     signal.set_wakeup_fd(-1)
@@ -59,3 +77,4 @@ def restore_in_child() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKING)
