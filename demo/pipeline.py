@@ -81,7 +81,7 @@ def _endpoint(console: Console, platform: Platform, room: Path, key: str) -> tup
     project = _sdk(console, room)
     if project is not None:
         return "Node", platform.start_node_endpoint(project, key)
-    command = [sys.executable, "-m", "demo.endpoint", "--port", "0", "--platform", platform.url, "--key", key]
+    command = [sys.executable, "-m", "demo.endpoint", "--id", "shop", "--platform", platform.url, "--key", key]
     endpoint = Service("endpoint", command, room / "endpoint.log")
     platform.stack.callback(endpoint.stop)
     endpoint.wait_ready()
