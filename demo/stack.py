@@ -195,10 +195,10 @@ class Platform:
         return bool(self.rows(quiet)[0].is_quiet)
 
     def ended_runs(self) -> int:
-        """How many runs of jobs that are not internal have ended."""
+        """How many runs have ended of those that events from outside have started: not the clock's, not internal ones."""
         ended = (
-            "select count(*) from {p}.job_run r join {p}.job j on j.id = r.job_id "
-            "where r.completed_at is not null and not j.internal"
+            "select count(*) from {p}.job_run r join {p}.event_record e on e.id = r.event_id "
+            "where r.completed_at is not null and e.name not like 'dev.trigger.%'"
         )
         return int(self.rows(ended)[0].count)
 
