@@ -239,7 +239,7 @@ async def test_a_rescue_after_a_dead_host_leaves_a_job_alone_that_had_snoozed_si
     snoozed, running = add(database), add(database)
     protocol, lanes = await new_shard(1), lanes_of()
     await turn(protocol, lanes)
-    await protocol.retry([Again(snoozed, 0, 0, 3600.0, None)])
+    await protocol.retry([Again(snoozed, 0, 0, 3600.0, None, ready_us=10**15)])
     await turn(protocol, lanes, held=[running], changed=True)
     await save(database, aconn, 1, [(snoozed, 0), (running, 0)], suspect_rest=True)
     assert database.sql("select attempt, deaths, run_at > now() from {s}.job order by id") == [
