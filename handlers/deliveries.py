@@ -6,7 +6,6 @@ request's id and its place in the answer, so that the same answer makes the same
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 from typing import Any
 from urllib.parse import quote
@@ -15,18 +14,7 @@ import msgspec
 
 import wqcore
 from handlers import declared, secrets, store
-from handlers.ingest import Event
-
-
-class RawEvent(declared.Declared, frozen=True):
-    """An event as user code makes it."""
-
-    name: str
-    payload: Any = None
-    id: str | None = None
-    context: Any = None
-    timestamp: dt.datetime | None = None
-    source: str | None = None
+from handlers.ingest import Event, RawEvent
 
 
 class Handled(declared.Declared, frozen=True):
@@ -64,16 +52,7 @@ def events(delivery: store.Row, answer: Handled) -> list[Event]:
     """The events of the answer; runs of a dynamic trigger see which registration they came by."""
     context = None if delivery.registration_key is None else {"id": delivery.registration_key, "metadata": None}
     return [
-        Event(
-            id=raw.id or f"{delivery.id}:{n}",
-            name=raw.name,
-            payload=raw.payload,
-            source=raw.source or "trigger.dev",
-            context=raw.context,
-            timestamp=raw.timestamp,
-            source_context=context,
-            account_id=delivery.account_id,
-        )
+        raw.event(f"{delivery.id}:{n}", account_id=delivery.account_id, source_context=context)
         for n, raw in enumerate(answer.events)
     ]
 

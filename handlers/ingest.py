@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from handlers import ids, store
+from handlers.protocol import Instant
+
+Name = Annotated[str, Meta(min_length=1, max_length=512)]
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +41,38 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     deliver_at: dt.datetime | None = None
     source_context: Any = None
     account_id: str | None = None
+
+
+class RawEvent(msgspec.Struct, frozen=True, rename="camel"):
+    """An event as it is sent: by programs, in the answer of a source, in the output of a run."""
+
+    name: Name
+    payload: Any = None
+    id: Name | None = None
+    context: Any = None
+    timestamp: Instant | None = None
+    source: Name | None = None
+
+    def event(
+        self,
+        id_unless_given: str,
+        *,
+        account_id: str | None = None,
+        deliver_at: dt.datetime | None = None,
+        source_context: Any = None,
+    ) -> Event:
+        """The event that it makes."""
+        return Event(
+            id=self.id or id_unless_given,
+            name=self.name,
+            payload=self.payload,
+            source=self.source or "trigger.dev",
+            context=self.context,
+            timestamp=self.timestamp,
+            deliver_at=deliver_at,
+            source_context=source_context,
+            account_id=account_id,
+        )
 
 
 async def ingest(

@@ -8,9 +8,8 @@ gone are found by sweepExecutions, every 20 s. A run cannot be left PENDING with
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
-from typing import Annotated, Any, Final
+from typing import Final
 
 import msgspec
 
@@ -19,7 +18,6 @@ from handlers import executions, ids, ingest, store
 
 logger = logging.getLogger(__name__)
 
-Instant = Annotated[dt.datetime, msgspec.Meta(tz=True)]
 STARTED_TOGETHER_MAX: Final = 10
 """As many as the queue has workers."""
 FINISHED_TOGETHER_MAX: Final = 20
@@ -80,17 +78,6 @@ class SweepExecutions(msgspec.Struct, frozen=True):
 wqcore.recurring(
     "sweepExecutions", SweepExecutions(), every_s=20, job_key="sweepExecutions", job_key_mode="unsafe_dedupe"
 )
-
-
-class RawEvent(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
-    """An event in the output of a run, as the SDK's users write it."""
-
-    name: str
-    payload: Any = None
-    id: str | None = None
-    context: Any = None
-    source: str = "trigger.dev"
-    timestamp: Instant | None = None
 
 
 @wqcore.handler(max_batch=STARTED_TOGETHER_MAX, max_wait_s=BATCH_WAIT_S)
@@ -154,11 +141,9 @@ def _events(run: store.Row) -> list[ingest.Event]:
     found = []
     for n, item in enumerate(run.events[:EVENTS_MAX]):
         try:
-            event = msgspec.convert(item, RawEvent)
+            raw = msgspec.convert(item, ingest.RawEvent)
         except msgspec.ValidationError as error:
             logger.warning("run %s: item %d of its output's events is no event: %s", run.id, n, error)
             continue
-        event_id = event.id or f"{run.id}:{n}"
-        given = {name: getattr(event, name) for name in ("name", "payload", "context", "source", "timestamp")}
-        found.append(ingest.Event(id=event_id, account_id=run.account_id, **given))
+        found.append(raw.event(f"{run.id}:{n}", account_id=run.account_id))
     return found

@@ -11,7 +11,7 @@ enqueued again by `sweepSchedules`, so a schedule never dies with one failed job
 from __future__ import annotations
 
 import datetime as dt
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 from cronsim import CronSim
@@ -20,8 +20,8 @@ import wqcore
 from handlers import declared, ids, registration, store
 from handlers.events import InvokeDispatcher
 from handlers.ingest import Event, ingest
+from handlers.protocol import Instant
 
-Instant = Annotated[dt.datetime, msgspec.Meta(tz=True)]
 """A point in time; on the wire ISO 8601 with a zone."""
 SCHEDULED_EVENT = "dev.trigger.scheduled"
 SWEEP_EVERY_S = 30.0

@@ -13,23 +13,11 @@ from starlette.responses import Response
 from handlers import ids, records, store
 from handlers.api.bodies import not_found, read, reply
 from handlers.api.runs import cancel_all
-from handlers.ingest import Event, ingest
-from handlers.schedules import Instant
+from handlers.ingest import Name, RawEvent, ingest
+from handlers.protocol import Instant
 
 EVENTS_MAX: Final = 1000
-Name = Annotated[str, Meta(min_length=1, max_length=512)]
 Seconds = Annotated[int, Meta(ge=0, le=10 * 366 * 86_400)]
-
-
-class RawEvent(msgspec.Struct, frozen=True, rename="camel"):
-    """An event as it is sent."""
-
-    name: Name
-    payload: Any = None
-    id: Name | None = None
-    context: Any = None
-    timestamp: Instant | None = None
-    source: Name | None = None
 
 
 class Options(msgspec.Struct, frozen=True, rename="camel"):
@@ -117,17 +105,7 @@ async def _ingest(environment: records.Environment, events: list[RawEvent], opti
         await store.open_store(),
         environment.id,
         [
-            Event(
-                id=event.id or ids.new("event"),
-                name=event.name,
-                payload=event.payload,
-                source=event.source or "trigger.dev",
-                context=event.context,
-                timestamp=event.timestamp,
-                deliver_at=deliver_at,
-                account_id=options.account_id,
-            )
-            for event in events
+            event.event(ids.new("event"), account_id=options.account_id, deliver_at=deliver_at) for event in events
         ],
     )
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from handlers import ids, records, store
 from handlers.api.bodies import Refused, not_found, parse, read, reply
-from handlers.schedules import Instant
+from handlers.protocol import Instant
 
 SERIALIZED_OUTPUT: Final = "2023-11-01"
 """From this `trigger-version` of a request on, `output` is JSON in a string."""
