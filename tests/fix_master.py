@@ -55,15 +55,6 @@ async def keyed(args: Keyed, job: wqcore.Job) -> None:
     await asyncio.sleep(args.s)
     note("end", job)
 
-@wqcore.kind("block", max_attempts=1, timeout_s=60)
-class Block(msgspec.Struct):
-    s: float
-
-@wqcore.handler
-async def block(args: Block, job: wqcore.Job) -> None:
-    note("start", job)
-    time.sleep(args.s)
-
 @wqcore.kind("pill", max_attempts=10)
 class Pill(msgspec.Struct):
     pass
@@ -72,14 +63,6 @@ class Pill(msgspec.Struct):
 async def pill(args: Pill, job: wqcore.Job) -> None:
     note("start", job)
     os._exit(3)
-
-@wqcore.kind("leave", max_attempts=1)
-class Leave(msgspec.Struct):
-    pass
-
-@wqcore.handler
-async def leave(args: Leave, job: wqcore.Job) -> None:
-    raise SystemExit(7)
 """
 
 

@@ -2,41 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 
 import psutil
 
 from tests.fix_master import World, ready, send, until
-
-
-def test_kill_9_a_worker_charges_only_what_had_started(world: World) -> None:
-    config = world.configure(queues__default={"workers": 20, "prefetch_s": 10.0})
-    world.start(config)
-    ready(world)
-    # quick jobs first: they teach the shard a rate, so that it prefetches the slow ones behind the running
-    world.insert("nap", 500)
-    until(lambda: world.outcomes().get("completed") == 500, "500 quick jobs are done")
-    slow = world.insert("nap", 520, {"s": 1.5})
-    until(lambda: len(world.runs()) == 520, "500 quick and 20 slow jobs have started")
-    held = until(
-        lambda: world.scalar("select cardinality(ids) from wqcore.claim order by turn desc limit 1"), "jobs are claimed"
-    )
-    assert held > 100
-    (worker,) = world.workers()
-    send(worker, signal.SIGKILL)
-    running = {id_ for what, id_, *_ in world.notes() if what == "start" and id_ in set(slow)}
-    until(
-        lambda: sum(1 for what, id_, _, pid, _ in world.notes() if what == "start" and pid != worker.pid) >= 20,
-        "jobs start again",
-    )
-    charged = dict(world.conn.execute("select id, deaths from wqcore.job where attempt > 0 or deaths > 0").fetchall())
-    assert set(charged) == running
-    assert len(running) == 20
-    assert set(charged.values()) == {1}
-    assert "worker died (signal 9)" in world.scalar("select errors::text from wqcore.job where deaths = 1 limit 1")
-    until(lambda: len(world.workers()) == 1, "a replacement is up")
 
 
 def test_kill_9_the_keeper_and_a_worker_together_still_rescues(world: World) -> None:
@@ -52,43 +23,6 @@ def test_kill_9_the_keeper_and_a_worker_together_still_rescues(world: World) -> 
     assert master.poll() is None
 
 
-def test_kill_9_the_master_leaves_no_process_and_no_job(world: World) -> None:
-    config = world.configure(process={"dead_after_s": 3.0, "beat_interval_s": 0.5})
-    master = world.start(config)
-    ready(world)
-    jobs = world.insert("nap", 40, {"s": 0.5})
-    until(lambda: len(world.runs()) >= 20, "20 jobs run")
-    tree = psutil.Process(master.pid).children(recursive=True)
-    master.kill()
-    _, alive = psutil.wait_procs(tree, timeout=2)
-    assert not alive
-    world.start(config)
-    until(lambda: world.outcomes().get("completed") == len(jobs), "all jobs are done by the new master", 25)
-    assert world.scalar("select count(*) from wqcore.job") == 0
-    assert not overlaps(world)
-
-
-def test_term_gives_back_what_has_not_started_and_waits_for_the_rest(world: World) -> None:
-    config = world.configure(process={"drain_timeout_s": 1.0}, queues__default={"workers": 4})
-    master = world.start(config)
-    ready(world)
-    short, long = world.insert("nap", 2, {"s": 0.9}), world.insert("nap", 2, {"s": 4.0})
-    until(lambda: len(world.runs()) >= 4, "four jobs run")
-    waiting = world.insert("nap", 100, {"s": 0.5})
-    master.send_signal(signal.SIGTERM)
-    assert master.wait(10) == 0
-    done = {
-        id_ for (id_,) in world.conn.execute("select id from wqcore.history where outcome = 'completed'").fetchall()
-    }
-    assert set(short) <= done
-    left = world.conn.execute("select id, attempt, deaths from wqcore.job").fetchall()
-    assert {id_ for id_, _, _ in left} == set(long) | set(waiting) - done
-    assert all(attempt == 0 and deaths == 0 for _, attempt, deaths in left)
-    assert world.scalar("select count(*) from wqcore.shard") == 0
-    assert world.scalar("select count(*) from wqcore.claim") == 0
-    assert world.scalar("select count(*) from wqcore.process") == 0
-
-
 def test_term_three_times_ends_quickly_and_well(world: World) -> None:
     config = world.configure(process={"drain_timeout_s": 60.0, "cancel_grace_s": 30.0})
     master = world.start(config)
@@ -102,13 +36,6 @@ def test_term_three_times_ends_quickly_and_well(world: World) -> None:
     assert master.wait(15) == 0
     assert time.monotonic() - began < 12
     assert world.scalar("select count(*) from wqcore.job where attempt = 0") == 5
-
-
-def test_term_during_boot_ends_with_0(world: World) -> None:
-    master = world.start(world.configure())
-    until(lambda: psutil.Process(master.pid).children() or master.poll() is not None, "the first child is forked")
-    master.send_signal(signal.SIGTERM)
-    assert master.wait(15) == 0
 
 
 def test_term_while_a_module_is_being_imported_ends_with_0(world: World) -> None:
@@ -151,51 +78,6 @@ def test_a_module_that_starts_a_thread_at_import_is_refused_by_name(world: World
     assert world.start(world.configure()).wait(20) == 2
     assert "started a thread" in world.log()
     assert "process.preload = false" in world.log()
-
-
-def test_a_handler_that_blocks_the_loop_is_dumped_and_replaced(world: World) -> None:
-    config = world.configure(process={"loop_stuck_s": 1.0})
-    world.start(config)
-    ready(world)
-    (job,) = world.insert("block", 1, {"s": 600}, max_attempts=1)
-    (worker,) = world.workers()
-    until(lambda: world.outcomes().get("discarded") == 1, "the blocking job has its outcome")
-    assert not worker.is_running() or worker.status() == "zombie"
-    assert f"job {job} (block" in world.log()
-    assert "Fatal Python error: Aborted" in world.log()
-    assert "time.sleep" in world.log() or "in block" in world.log()
-    world.insert("nap", 3)
-    until(lambda: world.outcomes().get("completed") == 3, "the replacement works")
-
-
-def test_a_pill_among_good_jobs_is_discarded_and_the_good_ones_finish(world: World) -> None:
-    world.start(world.configure())
-    ready(world)
-    world.insert("nap", 200)
-    (pill,) = world.insert("pill", 1, max_attempts=10)
-    world.insert("nap", 200)
-    until(
-        lambda: world.scalar("select count(*) from wqcore.history where kind = 'pill'") == 1,
-        "the pill is discarded",
-        40,
-    )
-    until(lambda: world.outcomes().get("completed") == 400, "the good jobs finish", 40)
-    errors = world.scalar("select errors::text from wqcore.history where id = %s", pill)
-    assert "exit code 3" in errors
-    assert "poison" in errors
-    assert world.scalar("select deaths from wqcore.history where id = %s", pill) == 3
-    assert world.scalar("select max(deaths) from wqcore.history where kind = 'nap'") <= 1
-    assert world.log().count("): worker died") == 3
-
-
-def test_systemexit_in_a_handler_is_an_outcome(world: World) -> None:
-    world.start(world.configure())
-    ready(world)
-    (worker,) = world.workers()
-    (job,) = world.insert("leave", 1, max_attempts=1)
-    until(lambda: world.outcomes().get("discarded") == 1, "the job is discarded")
-    assert "SystemExit" in world.scalar("select errors::text from wqcore.history where id = %s", job)
-    assert worker.is_running()
 
 
 def test_a_worker_suspended_past_the_lease_is_not_murdered_and_changes_nothing_when_it_thaws(world: World) -> None:
@@ -266,18 +148,3 @@ def test_process_titles_tell_role_queue_and_load(world: World) -> None:
     until(lambda: "wqcore: worker default/0 3/20" in titles(), "the title shows 3 of 20")
     assert "wqcore: keeper" in titles()
     assert " ".join(psutil.Process(master.pid).cmdline()).startswith("wqcore: master")
-
-
-def overlaps(world: World) -> list[int]:
-    """Jobs of which two runs overlapped, by what their handlers wrote; a run whose process died ended with it."""
-    open_runs: dict[int, int] = {}
-    found = []
-    for what, id_, _, pid, _ in sorted(world.notes(), key=lambda note: note[4]):
-        if what == "start":
-            other = open_runs.get(id_)
-            if other is not None and other != pid and os.path.exists(f"/proc/{other}"):
-                found.append(id_)
-            open_runs[id_] = pid
-        else:
-            open_runs.pop(id_, None)
-    return found
