@@ -165,14 +165,17 @@ def test_a_job_that_is_changed_at_the_moment_of_its_claim_never_runs_beside_itse
 
     Then the job comes up a second time, among the due ones, while the worker has it.
     """
-    world.start(world.configure())
+    world.start(world.configure(queues__default={"poll_interval_s": 60.0}))  # no turn of its own between lock and insert
     ready(world)
     with client(world) as asking, psycopg.connect(world.dsn) as lock:
         lock.execute("select from wqcore.shard for update")
         job = world.insert("nap", 1, {"s": 1.5})[0]
         world.conn.execute("select pg_notify(channel, 'all') from wqcore.queue")
-        waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
-        until(lambda: world.scalar(waits), "the turn waits")
+        waits = (
+            "select count(*) from pg_stat_activity, wqcore.job where wait_event_type = 'Lock' and datname = current_database() "
+            "and query_start > created_at"
+        )
+        until(lambda: world.scalar(waits), "a turn that has seen the job waits")
         if change == "reprioritise":
             assert asking.reprioritise(job, 9) == Changed(changed=1)
         else:
