@@ -8,7 +8,8 @@
     pipeline        the second act: events, runs and tasks, with an endpoint
     endpoint        that endpoint in Python, where the published SDK cannot run
     stack           a platform's processes, also for bench/pipeline.py and the tests of the pipeline
-    __main__        the play: start, insert, watch, kill, judge, clean up
+    mails           the first act: start, insert, watch, kill, judge
+    __main__        the play, and the clean-up
 
 Everything it writes is in `.wqcore/demo/`.
 """

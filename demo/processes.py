@@ -14,8 +14,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -171,3 +171,19 @@ def environment() -> dict[str, str]:
 
 def _terminate_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Delays Ctrl-C and its like to the end of the block: half a start or half a clean-up would leave processes."""
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda caught, frame: came.append(caught)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            # also in place of an error of the block: Ctrl-C reaches initdb and pg_ctl too, and ends them
+            raise KeyboardInterrupt
