@@ -98,9 +98,9 @@ def describe(dsn: str) -> str:
     return " ".join(f"{key}={value}" for key, value in shown.items()) or "(libpq defaults)"
 
 
-async def connect(dsn: str, database: Database, *, name: str) -> AsyncConnection:
+async def connect(dsn: str, database: Database, *, name: str, by_index: bool = False) -> AsyncConnection:
     """An open autocommit connection. Raises DatabaseUnavailable."""
-    info = conninfo(dsn, database, name=name)
+    info = conninfo(dsn, database, name=name, by_index=by_index)
     try:
         async with asyncio.timeout(database.connect_timeout_s * 2):
             return await psycopg.AsyncConnection.connect(info, autocommit=True)

@@ -13,7 +13,7 @@ from wqcore import clock
 LOOK_SHARE = 0.05
 """A look may take this share of the time; beside an old snapshot a long one is spaced out accordingly."""
 WHOLE_EVERY_S = 10.0
-WHOLE_BYTES_MAX = 512 * 1024
+WHOLE_BYTES_MAX = 128 * 1024
 """While the index of rows with a time is at most this large, every look reads all of it: it has no more than some thousand
 entries. Beside an old snapshot it grows with every retry and delayed job, and a look would walk over all of them."""
 HINT_SHARE = 0.1

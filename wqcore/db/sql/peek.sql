@@ -59,7 +59,7 @@ select exists (select from {schema}.shard where id = %(shard)s) as alive,
           from lane l cross join lateral (
             select run_at from {schema}.job
              where queue = %(queue)s and slot = l.slot and priority = l.priority and run_at is not null
-               and run_at >= timestamptz '2000-01-01 00:00:00+00' + %(due_floor_us)s * interval '1 microsecond'
+               and run_at >= timestamptz '2000-01-01 00:00:00+00' + %(due_floor_us)s::bigint * interval '1 microsecond'
                and (run_at, id) <= (l.due_after, l.due_id) and id not in (select id from left_out)
                and (serial_key is null or serial_key not in (select key from busy))
              order by run_at, id limit 1) j) as due_late,
