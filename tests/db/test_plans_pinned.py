@@ -127,7 +127,7 @@ def _scans(node: dict[str, Any]) -> Any:
 
 _TYPES = {
     "shard": "bigint", "queue": "text", "durable": "boolean", "keep_hours": "float8", "busy_keys": "text[]", "n": "bigint",
-    "turn": "bigint", "since": "bigint", "changed": "boolean", "floor": "bigint",
+    "turn": "bigint", "since": "bigint", "changed": "boolean", "floor": "bigint", "due_floor_us": "bigint",
     "xid": "bigint", "id": "bigint", "upto": "bigint", "after": "bigint", "scan": "bigint", "reason": "text",
     "whole": "boolean", "unfinished": "boolean", "running_too": "boolean", "history": "text", "serial_key": "text",
     "job_key": "text", "error": "text", "delays_s": "float8[]",
