@@ -112,7 +112,7 @@ class Keeper:
         while True:
             conn = None
             try:
-                conn = await connect(self._dsn, self._settings.database, name="wqcore keeper")
+                conn = await connect(self._dsn, self._settings.database, name="wqcore keeper", by_index=True)
                 delay = RECONNECT_MIN_S
                 await self._listen(conn)
                 await self._loop(conn)

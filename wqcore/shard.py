@@ -336,19 +336,21 @@ class Shard:
         began = clock.monotonic()
         held = self.executor.held() + self.executor.outcomes.ids()
         busy_keys = self.executor.keys.to_leave_out(self.lanes.position)
-        look = await self._protocol.look(self.lanes, held + list(self._shares.elsewhere), busy_keys)
+        whole = self._looks.whole(began)
+        look = await self._protocol.look(self.lanes, held + list(self._shares.elsewhere), busy_keys, whole=whole)
         self._proved()
         self._looks.looked(began, clock.monotonic())
+        self._looks.saw(look.due_bytes, began, whole=whole)
         self._db_clock_offset_us = look.now_us - clock.monotonic() * 1e6
         self.lanes.look(look.sequence, look.oldest_xid, look.next_xid, late=look.late, now_us=look.now_us)
         if look.gap_priority is not None:
             self.lanes.learn(look.gap_priority)
             self._looks.at_once()
-        if look.due_late:
-            self.lanes.rewind_due(self.lanes.slots)
-        if look.ready or look.late or look.due or look.due_late or look.gap_priority is not None:
+        if look.due_late is not None:
+            self.lanes.rewind_due_to(look.due_late)
+        if look.ready or look.late or look.due or look.due_late is not None or look.gap_priority is not None:
             self._demand.at_once()
-        if look.due or look.due_late:
+        if look.due or look.due_late is not None:
             self._demand.due_now = True
         if look.next_due_us is not None:
             self._demand.due_by(clock.monotonic() + look.next_due_us / 1e6 + 0.001)
@@ -492,6 +494,7 @@ class Shard:
             self._dsn, self._settings.database, name=f"wqcore {self.queue} shard {self.id}"[:60]
         )
         self._protocol.conn = conn
+        self.lanes.connected()
         conn.add_notify_handler(lambda notification: self._notified(notification.payload))
         await conn.execute(b'listen "' + self._channel.encode() + b'"', prepare=False)
         if not self._registered:

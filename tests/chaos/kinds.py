@@ -114,6 +114,17 @@ async def plain(args: Plain, job: wqcore.Job) -> None:
         raise ValueError("as it was told")
 
 
+@wqcore.kind("pulse", max_attempts=ATTEMPTS_MAX, backoff=_soon)
+class Pulse(msgspec.Struct):
+    """Does nothing and waits for nothing: what it takes from its insert to its start is the queue's own."""
+
+    token: int
+
+
+@wqcore.handler
+async def pulse(args: Pulse) -> None: ...
+
+
 @wqcore.kind("keyed", serial_key="key-{key}", max_attempts=ATTEMPTS_MAX, backoff=_soon)
 class Keyed(msgspec.Struct):
     token: int
@@ -240,4 +251,4 @@ async def batched(items: list[wqcore.BatchItem[Batched]]) -> list[BaseException 
 
 
 EFFECT_KINDS = ["effect"]
-EVERYTHING = (Plain, Keyed, Hopeless, Dozing, Named, Once, Effect, Threaded, Batched)
+EVERYTHING = (Plain, Pulse, Keyed, Hopeless, Dozing, Named, Once, Effect, Threaded, Batched)

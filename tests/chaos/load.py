@@ -125,13 +125,16 @@ class Client(threading.Thread):
         self._insert(kinds.Plain(next(_tokens), self._ms()), run_at=_in(self._choose.uniform(0.0, 4.0)))
 
     def _named(self) -> None:
-        name = self._choose.randrange(10)
+        name = self._entity()
         self._insert(
             kinds.Named(next(_tokens), name, self._short_ms()),
             job_key=f"name-{name}",
             job_key_mode=self._choose.choice(("replace", "replace", "preserve_run_at", "unsafe_dedupe")),
             run_at=self._choose.choice((None, _in(self._choose.uniform(0.0, 1.0)))),
         )
+
+    def _entity(self) -> int:
+        return self._choose.randrange(10)
 
     def _once(self) -> None:
         """Repeats the insert until it is known to have happened, and once more for good measure."""

@@ -21,6 +21,7 @@ PEEK: dict[str, Any] = {
     "shard": 1, "queue": "default", "lane_slots": SLOTS, "lane_priorities": PRIORITIES, "lane_after": CURSORS,
     "slots": FOUR, "gap_above": BigIntArray([5, 1, -1001]), "gap_below": BigIntArray([1001, 5, 1]), "floor": 0,
     "exclude": BigIntArray([1, 2]), "due_after_us": CURSORS, "due_after_id": CURSORS, "busy_keys": ["a"],
+    "due_floor_us": 0,
 }
 TURN: dict[str, Any] = {
     "shard": 1, "queue": "default", "durable": True, "keep_hours": 24.0, "done_ids": BigIntArray([1, 2]),
@@ -126,7 +127,7 @@ def _scans(node: dict[str, Any]) -> Any:
 
 _TYPES = {
     "shard": "bigint", "queue": "text", "durable": "boolean", "keep_hours": "float8", "busy_keys": "text[]", "n": "bigint",
-    "turn": "bigint", "since": "bigint", "changed": "boolean", "floor": "bigint",
+    "turn": "bigint", "since": "bigint", "changed": "boolean", "floor": "bigint", "due_floor_us": "bigint",
     "xid": "bigint", "id": "bigint", "upto": "bigint", "after": "bigint", "scan": "bigint", "reason": "text",
     "whole": "boolean", "unfinished": "boolean", "running_too": "boolean", "history": "text", "serial_key": "text",
     "job_key": "text", "error": "text", "delays_s": "float8[]",

@@ -286,9 +286,10 @@ class Tables:
                 any(row.id > after[row.slot, row.priority] for row in ready),
                 any(p["floor"] < row.id <= after[row.slot, row.priority] for row in ready),
                 any(at <= now and (at, job) > found.due for at, job, found in timed),
-                any((at, job) <= found.due for at, job, found in timed),
+                min((at for at, job, found in timed if p["due_floor_us"] <= at and (at, job) <= found.due), default=None),
                 min((at - now for at, _, _ in timed if at > now), default=None),
                 max(gap, default=None),
+                1 << 30,  # so large that only some looks are whole
             )
         ]  # fmt: skip
 

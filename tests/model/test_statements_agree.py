@@ -92,8 +92,8 @@ class Side:
         self.lanes.look(look.sequence, look.oldest_xid, look.next_xid, late=look.late, now_us=look.now_us)
         if look.gap_priority is not None:
             self.lanes.learn(look.gap_priority)
-        if look.due_late:
-            self.lanes.rewind_due(self.lanes.slots)
+        if look.due_late is not None:
+            self.lanes.rewind_due_to(look.due_late)
         for job, reason in await self.protocol.cancels(self.held()):
             for rows, started in ((self.waiting, False), (self.running, True)):
                 for row in [row for row in rows if row[Row.ID] == job]:

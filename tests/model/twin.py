@@ -24,7 +24,7 @@ from wqcore.upkeep.rescue import rescue
 QUEUE = "default"
 BEFORE, AFTER = "before", "after"
 EPOCH_S = 946_684_800
-NOT_COMPARED = {"limits", "keep_hours", "now_us", "oldest_xid", "next_xid", "next_due_us"}
+NOT_COMPARED = {"limits", "keep_hours", "now_us", "oldest_xid", "next_xid", "next_due_us", "due_bytes"}
 """Of a look: what these tables have otherwise."""
 UNORDERED = {"held_elsewhere", "remaining", "slots_take", "slots_owned", "cancels"}
 WITH_NOTIFICATION = {"shard_register", "shard_leave", "slots_release"}

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wqcore.job import Row
-from wqcore.line.lanes import Lanes
+from wqcore.line.lanes import DUE_SLACK_US, Lanes
 
 SLOTS, PRIORITIES = (0, 1), (1, 5)
 
@@ -167,6 +167,54 @@ def test_due_jobs_go_on_where_they_were_and_begin_anew_when_told() -> None:
     assert cursors() == {0: first, 1: first}
     lanes.took([row(3, run_at=1500)], 10)
     assert (lanes.behind(), cursors()[0]) == (False, (2000, 2))
+
+
+def due_cursors(lanes: Lanes) -> dict[int, tuple[int, int]]:
+    slots = lanes.plan()[0]
+    return dict(zip(slots, zip(*lanes.due_cursors(), strict=True), strict=True))
+
+
+def test_a_due_lane_that_was_read_to_its_end_goes_on_from_the_time_of_the_last_look() -> None:
+    lanes = Lanes([1])
+    lanes.set_slots([0, 1])
+    lanes.look(1, 10, 10, late=False, now_us=5000)
+    due_cursors(lanes)
+    lanes.took([row(4, run_at=6000)], 10)
+    assert due_cursors(lanes) == {0: (6000, 4), 1: (5000, 0)}
+    lanes.rewind_due_to(4500)
+    assert lanes.behind()
+    assert due_cursors(lanes) == {0: (4500, 0), 1: (4500, 0)}
+    lanes.took([row(9, slot=1, run_at=4500)], 10)
+    assert not lanes.behind()
+    assert due_cursors(lanes) == {0: (6000, 4), 1: (5000, 0)}
+
+
+def test_a_due_lane_behind_a_limit_stays_where_it_was() -> None:
+    lanes = Lanes([1])
+    lanes.set_slots([0, 1])
+    lanes.look(1, 10, 10, late=False, now_us=5000)
+    first, second = due_cursors(lanes)
+    lanes.took([row(4, slot=first, run_at=100)], 1)
+    at = due_cursors(lanes)
+    assert at[first] == (100, 4)
+    assert at[second] < (0, 0)
+
+
+def test_the_floor_of_due_jobs_waits_for_every_transaction_that_could_write_below_it() -> None:
+    lanes = Lanes([1])
+    lanes.set_slots([0])
+    unset, second = lanes.due_floor_us, 1_000_000
+
+    def look(at_s: int, oldest_xid: int, next_xid: int) -> int:
+        lanes.look(1, oldest_xid, next_xid, late=False, now_us=at_s * second)
+        lanes.plan()
+        lanes.took([], 10)
+        return lanes.due_floor_us
+
+    assert [look(100, 10, 10), look(110, 10, 12), look(120, 11, 14)] == [unset] * 3  # 11 is open since before 110
+    assert look(130, 14, 15) == 110 * second - DUE_SLACK_US
+    lanes.connected()
+    assert lanes.due_floor_us == unset
 
 
 def test_due_jobs_of_a_higher_priority_are_read_first() -> None:

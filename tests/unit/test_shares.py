@@ -88,7 +88,7 @@ class Table:
         return [(7, 2, "key")] if 2 in slots else []
 
 
-LOOK = Look(True, 2, 2, 0, 0, 0, False, None, None, False, 1, 0, 1, 1, False, False, False, False, None, None)
+LOOK = Look(True, 2, 2, 0, 0, 0, False, None, None, False, 1, 0, 1, 1, False, False, False, None, None, None, 0)
 
 
 def shares_of(table: Table) -> tuple[Shares, Lanes]:

@@ -14,6 +14,10 @@ its way back:
 - a job that still runs here when its slot, which was handed over, comes back: its lane starts at its head.
 - a job whose serial key was busy and that was passed over: its slot goes back to where the passing over began.
 
+Lanes of rows with a time have a floor of their own, a time: what was written by transactions that have ended is at or
+before it, unless somebody wrote a time that was long past already, or kept a transaction open for longer than `DUE_SLACK_US`
+before its first write. Nothing forbids that, so now and then a look reads from the beginning.
+
 A lane that was sent back reads past jobs that the shard already holds, so their ids must be excluded until it has
 caught up; `behind()` says whether any is.
 """
@@ -39,8 +43,11 @@ Position = tuple[dict[tuple[int, int], int], dict[tuple[int, int], tuple[int, in
 _ID, _SLOT, _PRIORITY, _RUN_AT = Row.ID, Row.SLOT, Row.PRIORITY, Row.RUN_AT
 """Globals, because on Python 3.11 each look at an attribute of a class costs a job 25 ns."""
 
-_DUE_FIRST = (-(2 * 10**17), 0)
+DUE_FIRST_US = -(2 * 10**17)
 """Before every timestamp that PostgreSQL can store usefully (4338 BC, in µs from 2000-01-01)."""
+_DUE_FIRST = (DUE_FIRST_US, 0)
+DUE_SLACK_US = 10_000_000
+"""A job that is to run at once is written with the time at which its transaction began, or with its client's."""
 
 
 class Lanes:
@@ -49,6 +56,7 @@ class Lanes:
     def __init__(self, priorities: Iterable[int]) -> None:
         self.slots: list[int] = []
         self.floor = 0
+        self.due_floor_us = DUE_FIRST_US
         self._priorities = sorted(set(priorities), reverse=True)
         self._after: dict[tuple[int, int], int] = {}
         self._top: dict[tuple[int, int], int] = {}
@@ -61,7 +69,9 @@ class Lanes:
         self._sequence_seen: int | None = None
         self._now_seen: int | None = None
         self._turned_since_look = False
-        self._marks: deque[tuple[int, int]] = deque()
+        self._sequence_seen_us = DUE_FIRST_US
+        self._advance_due = False
+        self._marks: deque[tuple[int, int, int]] = deque()
         self._plan: list[tuple[int, int]] = []
 
     def set_slots(self, slots: Sequence[int]) -> None:
@@ -176,36 +186,57 @@ class Lanes:
             reached = due_last if due >= limit else None
             self._catch_up(reached, self._due_after, self._due_top, self._due_behind, _DUE_FIRST)
         if passed_over:
-            self._pass_over(last if ready >= limit else None, due_last if due >= limit else None)
+            self._pass_over(last if ready >= limit else None)
+        if passed_over or self._advance_due:
+            self._pass_due(due_last if due >= limit else None)
         return ready >= limit or due >= limit
 
-    def _pass_over(self, partial: tuple[int, int] | None, due_partial: tuple[int, int] | None) -> None:
-        """`partial` are the lanes at which a limit stopped the fetch: they and those after them were not read."""
+    def _pass_over(self, partial: tuple[int, int] | None) -> None:
+        """`partial` is the lane at which a limit stopped the fetch: it and those after it were not read to their end."""
         for lane in self._plan:
             if lane == partial:
                 break
             if self._sequence_seen is not None and lane not in self._behind:
                 self._after[lane] = max(self._after.get(lane, 0), self._sequence_seen)
+
+    def _pass_due(self, partial: tuple[int, int] | None) -> None:
+        """Due lanes that were read to their end go on from the last look's time, so that no fetch walks over what is gone.
+
+        A lane without a job keeps no other cursor: beside an old snapshot each turn walked all that had ever been due.
+        """
+        if self._now_seen is None:
+            return
         for lane in self._plan:
-            if lane == due_partial:
-                break
-            if self._now_seen is not None and lane not in self._due_behind:
+            if lane == partial:
+                return
+            if lane not in self._due_behind:
                 self._due_after[lane] = max(self._due_after.get(lane, _DUE_FIRST), (self._now_seen, 0))
+        self._advance_due = False
 
     def look(self, sequence: int, oldest_xid: int, next_xid: int, *, late: bool, now_us: int | None = None) -> None:
         """Takes in a look at the database; moves the floor up, or sends the lanes back to it when `late`."""
         self._now_seen = now_us
+        self._advance_due = True
         if late:
             self.rewind_to(self.floor)
         elif not self._behind:
             while self._marks and self._marks[0][1] <= oldest_xid:
-                self.floor = max(self.floor, self._marks.popleft()[0])
-        if self._sequence_seen is None:
+                floor, _, at_us = self._marks.popleft()
+                self.floor = max(self.floor, floor)
+                self.due_floor_us = max(self.due_floor_us, at_us - DUE_SLACK_US)
+        if self._sequence_seen is None or self._turned_since_look:
+            if self._sequence_seen is not None:
+                self._marks.append((self._sequence_seen, next_xid, self._sequence_seen_us))
             self._sequence_seen = sequence
-        elif self._turned_since_look:
-            self._marks.append((self._sequence_seen, next_xid))
-            self._sequence_seen = sequence
+            self._sequence_seen_us = DUE_FIRST_US if now_us is None else now_us
         self._turned_since_look = False
+
+    def connected(self) -> None:
+        """A new connection can lead to another server, whose clock may differ: what was learned of times is void."""
+        self.due_floor_us = DUE_FIRST_US
+        self._now_seen = None
+        self._marks.clear()
+        self._sequence_seen = None
 
     def rewind_to(self, floor: int) -> None:
         """Sends every lane that is beyond `floor` back to it."""
@@ -232,6 +263,14 @@ class Lanes:
             cursor = self._due_after.pop(lane)
             self._due_top[lane] = max(cursor, self._due_top.get(lane, cursor))
             self._due_behind.add(lane)
+
+    def rewind_due_to(self, at_us: int) -> None:
+        """Sends the due lanes back to a time, those that are beyond it."""
+        for lane, cursor in self._due_after.items():
+            if cursor > (at_us, 0):
+                self._due_top[lane] = max(cursor, self._due_top.get(lane, cursor))
+                self._due_after[lane] = (at_us, 0)
+                self._due_behind.add(lane)
 
     def newest_beyond_floor(self) -> int:
         """How many ids lie between the floor and the furthest cursor: what going back to the floor may cost."""

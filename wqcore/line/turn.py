@@ -22,7 +22,7 @@ from wqcore.db import faults
 from wqcore.db.connect import AsyncConnection, BigIntArray
 from wqcore.db.statements import Statements
 from wqcore.job import ERRORS_KEPT_MAX
-from wqcore.line.lanes import Lanes
+from wqcore.line.lanes import DUE_FIRST_US, Lanes
 from wqcore.line.settle import Again, Ended, Outcomes
 
 REPLY_GRACE_S = 2.0
@@ -61,9 +61,10 @@ class Look(NamedTuple):
     ready: bool
     late: bool
     due: bool
-    due_late: bool
+    due_late: int | None
     next_due_us: int | None
     gap_priority: int | None
+    due_bytes: int
 
 
 class Protocol:
@@ -135,8 +136,10 @@ class Protocol:
             self._since = self._turn
         return Turned(rows if rows[0][0] is not None else [], done_count, bool(claimed))
 
-    async def look(self, lanes: Lanes, exclude: list[int], busy_keys: Sequence[str] = ()) -> Look:
-        """Looks for work and at the lease without writing. Raises Fenced."""
+    async def look(
+        self, lanes: Lanes, exclude: list[int], busy_keys: Sequence[str] = (), *, whole: bool = False
+    ) -> Look:
+        """Looks for work and at the lease without writing; `whole`: for late due jobs below their floor too. Raises Fenced."""
         above, below = lanes.gaps()
         rows = await self._send(
             "peek",
@@ -145,6 +148,7 @@ class Protocol:
             gap_above=BigIntArray(above),
             gap_below=BigIntArray(below),
             floor=lanes.floor,
+            due_floor_us=DUE_FIRST_US if whole else lanes.due_floor_us,
             exclude=BigIntArray(exclude),
             busy_keys=list(busy_keys),
         )

@@ -3,7 +3,9 @@
 -- Rides: job_ready and job_due, a bounded probe per lane; shard_pkey, slot_pkey, permit_pkey, claim_pkey.
 -- Repeatable: yes.
 -- `late` asks whether a row between the floor and the cursor is unclaimed: one whose transaction committed late.
--- `due_late` asks the same of rows with a time: one that was changed to a time before the cursor.
+-- `due_late` is the oldest time of such a row with a time between floor and cursor: its transaction committed late, or it was
+--   changed to a time before the cursor. Rows that are gone stay in the index as long as anybody's snapshot sees them, so
+--   only a look that may take longer reads from the beginning; `due_bytes`, the size of that index, tells which may.
 -- Jobs of busy keys are left out of all of these: they are read again once their key has room.
 -- `gap_priority` finds a priority that has work but no lane yet.
 with lane as materialized (
@@ -53,12 +55,14 @@ select exists (select from {schema}.shard where id = %(shard)s) as alive,
                        and id not in (select id from left_out)
                        and (serial_key is null or serial_key not in (select key from busy))
                      order by run_at, id limit 1) j) as due,
-       exists (select from lane l cross join lateral (
-                    select from {schema}.job
-                     where queue = %(queue)s and slot = l.slot and priority = l.priority and run_at is not null
-                       and (run_at, id) <= (l.due_after, l.due_id) and id not in (select id from left_out)
-                       and (serial_key is null or serial_key not in (select key from busy))
-                     order by run_at, id limit 1) j) as due_late,
+       (select (extract(epoch from min(j.run_at) - timestamptz '2000-01-01 00:00:00+00') * 1000000)::bigint
+          from lane l cross join lateral (
+            select run_at from {schema}.job
+             where queue = %(queue)s and slot = l.slot and priority = l.priority and run_at is not null
+               and run_at >= timestamptz '2000-01-01 00:00:00+00' + %(due_floor_us)s::bigint * interval '1 microsecond'
+               and (run_at, id) <= (l.due_after, l.due_id) and id not in (select id from left_out)
+               and (serial_key is null or serial_key not in (select key from busy))
+             order by run_at, id limit 1) j) as due_late,
        (select (extract(epoch from min(j.run_at) - now()) * 1000000)::bigint
           from lane l cross join lateral (
             select run_at from {schema}.job
@@ -75,5 +79,6 @@ select exists (select from {schema}.shard where id = %(shard)s) as alive,
                 select priority from {schema}.job
                  where queue = %(queue)s and slot = g.slot and run_at is not null
                    and priority < g.below and priority > g.above
-                 order by priority desc, run_at, id limit 1) j)) as gap_priority
+                 order by priority desc, run_at, id limit 1) j)) as gap_priority,
+       pg_relation_size($index${schema}.job_due$index$::regclass) as due_bytes
   from (values (1)) as one left join {schema}.queue q on q.name = %(queue)s
