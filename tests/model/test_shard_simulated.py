@@ -24,7 +24,7 @@ ONE = os.environ.get("WQ_SEED")
 SEEDS = range(int(os.environ.get("WQ_SEEDS", "2000"))) if ONE is None else [int(ONE)]
 PARTS = min(4, len(SEEDS))
 """So that four processes can share them."""
-PLANTED_SEEDS = 400
+PLANTED_SEEDS = 3000
 
 
 @pytest.fixture
