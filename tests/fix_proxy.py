@@ -17,6 +17,7 @@ import asyncio
 import socket
 import struct
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -64,7 +65,8 @@ class _Link:
         self.server: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self.texts: dict[bytes, bytes] = {}
         self.bound = b""
-        self.swallows = False
+        self.swallows: bytes | None = None
+        """The statement whose reply is not to arrive."""
         self._client_messages = Messages(of_client=True)
         self._server_messages = Messages(of_client=False)
 
@@ -107,15 +109,18 @@ class _Link:
                 _, name, _ = content.split(b"\0", 2)
                 self.bound = self.texts.get(name, b"")
             elif kind in (b"E", b"Q"):
-                self.swallows = self.proxy._statement(self.bound if kind == b"E" else content) or self.swallows
+                text = self.bound if kind == b"E" else content.rstrip(b"\0")
+                if self.proxy._statement(text):
+                    self.swallows = text
         return True
 
     def _from_server(self, data: bytes) -> bool:
         over = any(kind in _REPLY_ENDS for kind, _ in self._server_messages.feed(data))
-        if not self.swallows:
+        if self.swallows is None:
             return True
         if over:  # the statement has been carried out, and committed unless it is part of a transaction
             self.proxy.dropped += 1
+            self.proxy.swallowed[self.swallows.decode()] += 1
             self.end(reset=True)
         return False
 
@@ -138,6 +143,7 @@ class Proxy:
         delay_s, bytes_per_s: may be set at any time; 0 is none.
         statements: how many have passed, of all connections.
         dropped: how many replies were swallowed.
+        swallowed: the same for each statement, by its text as it was sent.
     """
 
     def __init__(self, dsn: str) -> None:
@@ -146,6 +152,7 @@ class Proxy:
         self.bytes_per_s = 0.0
         self.statements = 0
         self.dropped = 0
+        self.swallowed: Counter[str] = Counter()
         self.port = 0
         self._drops: list[tuple[int, bytes]] = []
         self._watched: list[tuple[bytes, Callable[[], None]]] = []

@@ -6,6 +6,7 @@ The tree::
     ├── ConfigError        a setting is wrong; `.problems` lists all of them at once
     ├── SchemaError        the database schema is missing, older or newer than this code
     ├── DatabaseUnavailable  PostgreSQL cannot be reached, or refuses for now; repeating later is right
+    │   └── DiskFull       its disk is full; nothing was written
     ├── NotPermitted       the user of the connection lacks a right on the schema
     ├── InsertError        a job was refused and nothing was written
     │   ├── UnknownKind    no such kind in the catalog
@@ -53,6 +54,10 @@ class SchemaError(WqcoreError):
 
 class DatabaseUnavailable(WqcoreError):
     """PostgreSQL could not be reached or refused the session; the operation may be repeated."""
+
+
+class DiskFull(DatabaseUnavailable):
+    """PostgreSQL has no room left on its disk. Nothing was written; the same call can succeed once there is room."""
 
 
 class NotPermitted(WqcoreError):

@@ -40,6 +40,7 @@ DECLARE_EVERY_S = 60.0
 CANCEL_EVERY_S = 2.0
 SUMMARIZE_EVERY_S = 10.0
 RECONNECT_MIN_S, RECONNECT_MAX_S = 0.1, 3.0
+"""And never longer than a quarter of `dead_after_s`: after an outage another keeper that is back sooner judges us by it."""
 
 
 class Keeper:
@@ -108,12 +109,12 @@ class Keeper:
 
     async def run(self) -> None:
         """Runs until told to leave."""
-        delay = RECONNECT_MIN_S
+        delay, longest = RECONNECT_MIN_S, min(RECONNECT_MAX_S, self._settings.process.dead_after_s / 4)
         while True:
-            conn = None
+            conn, connected_at = None, math.inf
             try:
                 conn = await connect(self._dsn, self._settings.database, name="wqcore keeper", by_index=True)
-                delay = RECONNECT_MIN_S
+                connected_at = clock.monotonic()
                 await self._listen(conn)
                 await self._loop(conn)
                 return
@@ -122,9 +123,12 @@ class Keeper:
                 if self._leaving:
                     log.warning("leaving without the database: %s", faults.one_line(error))
                     return
+                # Not at once when it connects: on a full disk a connection is good until the first write.
+                if clock.monotonic() - connected_at > longest:
+                    delay = RECONNECT_MIN_S
                 log.warning("database unavailable, trying again in %.2f s: %s", delay, faults.one_line(error))
                 await asyncio.sleep(clock.jittered(delay, 0.3))
-                delay = min(delay * 2, RECONNECT_MAX_S)
+                delay = min(delay * 2, longest)
             finally:
                 if conn is not None:
                     conn.pgconn.finish()

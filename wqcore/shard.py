@@ -58,6 +58,7 @@ LOOK_AGAIN_S = 0.010
 NEAR_FLOOR_IDS = 2000
 """Going back to the floor at a wake-up costs less than a millisecond when it is at most this many ids behind."""
 RECONNECT_MIN_S, RECONNECT_MAX_S = 0.05, 3.0
+"""And never longer than a quarter of `dead_after_s`."""
 AT_MOST_ONCE_ATTEMPTS = 1
 
 
@@ -170,9 +171,10 @@ class Shard:
         self.executor.seconds_since = self._seconds_since
         self.executor.start()
         watch = asyncio.get_running_loop().create_task(self._watch_lease(), name="wqcore lease")
-        delay, connected_at = RECONNECT_MIN_S, math.inf
+        delay, longest = RECONNECT_MIN_S, min(RECONNECT_MAX_S, self._settings.process.dead_after_s / 4)
         try:
             while True:
+                connected_at = math.inf
                 try:
                     await self._connect()
                     connected_at = clock.monotonic()
@@ -185,7 +187,7 @@ class Shard:
                     await self._disconnect()
                     if self._leave_now:
                         return True
-                    if clock.monotonic() - connected_at > RECONNECT_MAX_S:
+                    if clock.monotonic() - connected_at > longest:
                         delay = RECONNECT_MIN_S
                     log.warning(
                         "the database failed us, trying again in %.2f s: %s",
@@ -194,7 +196,7 @@ class Shard:
                         extra={"queue": self.queue},
                     )
                     await asyncio.sleep(clock.jittered(delay, 0.3))
-                    delay = min(delay * 2, RECONNECT_MAX_S)
+                    delay = min(delay * 2, longest)
         finally:
             watch.cancel()
             await self.executor.close()
@@ -500,6 +502,8 @@ class Shard:
         if not self._registered:
             await self._protocol.register(self._process_id)
             self._registered = True
+        else:
+            await self._protocol.begin_session()
         await self._obey(await self._protocol.look(self.lanes, []))
         self._proved()
         missing = await self._gone.missing(self.executor.held())

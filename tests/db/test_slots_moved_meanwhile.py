@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import psycopg
 import pytest
 
@@ -81,6 +83,40 @@ async def test_a_death_is_not_charged_to_a_job_that_another_shard_runs_by_now(
     await claim(two)
     assert await save(database, aconn, 1, [(id_, 0)]) == Rescued("default", 0, 0, 0)
     assert database.sql(STATE) == [(0, 0, False)]
+
+
+async def test_a_release_of_an_older_connection_that_arrives_late_releases_nothing(
+    database: Fresh, new_shard: NewShard
+) -> None:
+    """Its worker has connected anew, found the slots its own, and reads them."""
+    older = await new_shard(1)
+    await older.take_slots(4)
+    database.sql("insert into {s}.permit (queue, permit, shard) values ('default', 0, 1)")
+    newer = await new_shard(1)
+    await older.release_slots([0, 1])
+    await older.release_permits([0], 2)
+    assert await newer.owned_slots() == [0, 1, 2, 3]
+    assert await newer.owned_permits() == [0]
+    await newer.release_slots([0, 1])
+    await newer.release_permits([0], 2)
+    assert await newer.owned_slots() == [2, 3]
+    assert await newer.owned_permits() == []
+
+
+async def test_a_late_release_that_waits_for_the_new_connection_releases_nothing(
+    database: Fresh, new_shard: NewShard
+) -> None:
+    older = await new_shard(1)
+    await older.take_slots(2)
+    with psycopg.connect(database.dsn) as newer:
+        newer.execute(database.statements["shard_session"], {"shard": 1})
+        late = asyncio.create_task(older.release_slots([0, 1]))
+        waits = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        while not database.one(waits):
+            await asyncio.sleep(0.01)
+        newer.commit()
+    await late
+    assert await older.owned_slots() == [0, 1]
 
 
 async def replace_while_it_is_claimed(database: Fresh, new_shard: NewShard, serial_key: str | None) -> list[int]:

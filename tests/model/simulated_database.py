@@ -26,8 +26,8 @@ STATEMENTS = Statements(SCHEMA)
 NAMES = {
     STATEMENTS[name]: name
     for name in (
-        "shard_register", "shard_leave", "turn", "peek", "settle_retry", "settle_end", "slots_take", "slots_owned",
-        "slots_release", "held_elsewhere", "remaining", "cancels",
+        "shard_register", "shard_session", "shard_leave", "turn", "peek", "settle_retry", "settle_end", "slots_take",
+        "slots_owned", "slots_release", "held_elsewhere", "remaining", "cancels",
     )
 }  # fmt: skip
 SHORT_S, LONG_S = 0.0008, 1.5

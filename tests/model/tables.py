@@ -64,6 +64,7 @@ class Tables:
         self.jobs: dict[int, Row] = {}
         self.history: list[Record] = []
         self.shards: dict[int, str] = {}
+        self.sessions: dict[int, int] = {}
         self.claims: dict[int, dict[int, list[int]]] = {}
         """Shard → turn → ids."""
         self.slots: dict[int, int | None] = dict.fromkeys(range(slots))
@@ -217,6 +218,13 @@ class Tables:
         self.notify("slots")
         return [("",)]
 
+    def shard_session(self, p: Params) -> Rows:
+        """shard_session.sql"""
+        if p["shard"] not in self.shards:
+            return []
+        self.sessions[p["shard"]] = self.sessions.get(p["shard"], 0) + 1
+        return [(self.sessions[p["shard"]],)]
+
     def shard_leave(self, p: Params) -> Rows:
         """shard_leave.sql"""
         gone = self.shards.pop(p["shard"], None)
@@ -242,7 +250,8 @@ class Tables:
 
     def slots_release(self, p: Params) -> Rows:
         """slots_release.sql"""
-        given = [slot for slot in p["slots"].items if self.slots[slot] == p["shard"] and p["shard"] in self.shards]
+        session = self.sessions.get(p["shard"]) if p["shard"] in self.shards else None
+        given = [slot for slot in p["slots"].items if self.slots[slot] == p["shard"] and session == p["session"]]
         self.slots.update(dict.fromkeys(given))
         self.notify("slots")
         return [(len(given), "")]

@@ -78,6 +78,8 @@ class Twin:
         assert comparable(name, getattr(self.tables, name)(params)) == comparable(name, rows), name
         if name == "settle_retry":
             self.same()
+        if name == "shard_session" and rows:
+            self.tables.sessions[params["shard"]] = rows[0][0]
         if lost == AFTER:
             raise psycopg.OperationalError("the reply was lost")
         return _Cursor(rows)
@@ -197,6 +199,8 @@ def comparable(name: str, rows: Rows) -> Any:
         return [{field: value for field, value in Look(*row)._asdict().items() if field not in NOT_COMPARED} for row in rows]
     if name in WITH_NOTIFICATION:
         return [row[:-1] for row in rows]
+    if name == "shard_session":  # the number is another on each side
+        return len(rows)
     return sorted(rows, key=repr) if name in UNORDERED else rows
 
 
@@ -210,7 +214,7 @@ def _now_us() -> int:
 
 
 NAMES = (
-    "shard_register", "shard_leave", "turn", "peek", "settle_retry", "settle_end", "slots_take", "slots_owned",
-    "slots_release", "held_elsewhere", "remaining", "cancels",
+    "shard_register", "shard_session", "shard_leave", "turn", "peek", "settle_retry", "settle_end", "slots_take",
+    "slots_owned", "slots_release", "held_elsewhere", "remaining", "cancels",
 )  # fmt: skip
 FAR = dt.datetime(2200, 1, 1, tzinfo=dt.UTC)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psycopg
 
-from wqcore.errors import DatabaseUnavailable, InsertError, NotPermitted, SchemaError
+from wqcore.errors import DatabaseUnavailable, DiskFull, InsertError, NotPermitted, SchemaError
 
 _REPEAT_LATER_CLASSES = (
     "08",  # connection exception
@@ -45,6 +45,8 @@ def unavailable(error: BaseException, where: str) -> DatabaseUnavailable:
     """
     primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     text = " ".join((primary or str(error)).split()) or type(error).__name__
+    if isinstance(error, psycopg.errors.DiskFull):
+        return DiskFull(f"PostgreSQL at {where} has no room left on its disk, nothing was written: {text}")
     return DatabaseUnavailable(f"cannot use PostgreSQL at {where}: {text}")
 
 

@@ -86,13 +86,22 @@ class Protocol:
         self._reply_timeout_s = reply_timeout_s + REPLY_GRACE_S
         self._turn = clock.monotonic_ns()
         self._since = 0
+        self._session = 0
         self.keep_completed_hours = 0.0
         """How long the turn keeps completed jobs, in hours; 0 writes no history. A look says it."""
         self.conn: AsyncConnection | None = None
 
     async def register(self, process: str) -> None:
-        """Takes the lease."""
+        """Takes the lease, and begins a session."""
         await self._send("shard_register", process=process, channel=self._channel)
+        await self.begin_session()
+
+    async def begin_session(self) -> None:
+        """Puts an end to what older connections of this shard may still release. Raises Fenced."""
+        rows = await self._send("shard_session")
+        if not rows:
+            raise Fenced
+        self._session = rows[0][0]
 
     async def leave(self) -> None:
         """Gives the lease, the slots and the journal up."""
@@ -176,7 +185,7 @@ class Protocol:
 
     async def release_slots(self, slots: Sequence[int]) -> None:
         """Gives slots up and wakes the queue's other shards."""
-        await self._send("slots_release", slots=BigIntArray(list(slots)), channel=self._channel)
+        await self._send("slots_release", slots=BigIntArray(list(slots)), session=self._session, channel=self._channel)
 
     async def held_elsewhere(self, slots: Sequence[int]) -> list[tuple[int, int, str | None]]:
         """(id, slot, serial key) of jobs in `slots` that other shards still hold."""
@@ -197,7 +206,13 @@ class Protocol:
 
     async def release_permits(self, permits: Sequence[int], total: int) -> None:
         """Gives permits up and wakes the queue's other shards."""
-        await self._send("permits_release", permits=BigIntArray(list(permits)), total=total, channel=self._channel)
+        await self._send(
+            "permits_release",
+            permits=BigIntArray(list(permits)),
+            total=total,
+            session=self._session,
+            channel=self._channel,
+        )
 
     async def sync_permits(self, total: int | None) -> None:
         """Makes the queue's permits as many as its limit over all hosts."""

@@ -1,7 +1,10 @@
--- A shard gives permits up and wakes those that want one. Promises: fenced.
+-- A shard gives permits up and wakes those that want one.
+-- Promises: fenced, also against an older session of the same shard (shard_session.sql).
 -- Locks: the shard's row, then the permits. Repeatable: yes.
 with me as materialized (
-    select id from {schema}.shard where id = %(shard)s for no key update
+    select id from {schema}.shard
+     where id = %(shard)s and started_at = timestamptz '2000-01-01 00:00:00+00' + %(session)s * interval '1 microsecond'
+       for no key update
 ),
 surplus as (
     delete from {schema}.permit p using me

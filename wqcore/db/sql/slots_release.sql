@@ -1,7 +1,10 @@
 -- A shard gives slots up; jobs of theirs that still run stay in its claim, and the next owner leaves them out.
--- Promises: fenced. Locks: the shard's row, then the slots. Repeatable: yes.
+-- Promises: fenced, also against an older session of the same shard (shard_session.sql).
+-- Locks: the shard's row, then the slots. Repeatable: yes.
 with me as materialized (
-    select id from {schema}.shard where id = %(shard)s for no key update
+    select id from {schema}.shard
+     where id = %(shard)s and started_at = timestamptz '2000-01-01 00:00:00+00' + %(session)s * interval '1 microsecond'
+       for no key update
 ),
 freed as (
     update {schema}.slot s set shard = null from me
