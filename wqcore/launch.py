@@ -15,7 +15,7 @@ from setproctitle import setproctitle
 
 from wqcore.catalog import Kind, catalog
 from wqcore.db import embedded, faults, migrate, wake
-from wqcore.db.connect import Connection, connect_sync, describe
+from wqcore.db.connect import Connection, connect_sync, describe, session_problem
 from wqcore.db.statements import Statements
 from wqcore.errors import ConfigError
 from wqcore.proc.children import Place
@@ -24,7 +24,7 @@ from wqcore.proc.preload import preload
 from wqcore.proc.recycling import Recycling
 from wqcore.recurring import Source, columns, declared, problems
 from wqcore.resource import app_problems, use_app_settings
-from wqcore.settings import Process, Schedule, Settings
+from wqcore.settings import Database, Process, Schedule, Settings
 from wqcore.version import VERSION
 
 CHILD_MODULES = ["wqcore.proc.entry"]
@@ -53,10 +53,14 @@ def prepare(settings: Settings, dsn: str, say: Callable[[str], None]) -> None:
     """Makes schema and queues ready. Raises SchemaError, NotPermitted, DatabaseUnavailable or ConfigError."""
     conn = connect_sync(dsn, settings.database, name="wqcore launch")
     try:
+        check_session(conn, dsn, settings.database)
         bring(conn, migrate.queue_line(settings.database.schema), settings, say)
         sync_queues(conn, settings)
         conn.execute(Statements(settings.database.schema)["make_partitions"])
     except Exception as error:
+        behind = faults.pooler_problem(error)
+        if behind is not None:
+            raise behind from None
         if faults.is_transient(error):
             raise faults.unavailable(error, describe(dsn)) from error
         denied = faults.not_permitted(error, settings.database.schema)
@@ -65,6 +69,15 @@ def prepare(settings: Settings, dsn: str, say: Callable[[str], None]) -> None:
         raise
     finally:
         conn.close()
+
+
+def check_session(conn: Connection, dsn: str, database: Database) -> None:
+    """Raises ConfigError when a pooler in between has dropped our settings."""
+    with conn.transaction():
+        row = conn.execute(Statements(database.schema)["session"]).fetchone()
+    problem = session_problem(dsn, database, row[0] if row is not None else 0.0)
+    if problem is not None:
+        raise problem
 
 
 def bring(conn: Connection, line: migrate.Line, settings: Settings, say: Callable[[str], None]) -> None:

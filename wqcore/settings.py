@@ -36,6 +36,12 @@ class Database(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     connect_timeout_s: Annotated[int, Meta(ge=1, le=300)] = 5
     statement_timeout_s: Seconds = 30.0
     tcp_user_timeout_s: Seconds = 15.0
+    pooler: Literal["none", "transaction"] = "none"
+
+    @property
+    def listens(self) -> bool:
+        """Whether a connection is a session of the server: with its own settings, prepared statements and LISTEN."""
+        return self.pooler == "none"
 
 
 class Insert(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -97,6 +97,7 @@ class Shard:
             queue=queue,
             channel=self._channel,
             reply_timeout_s=settings.database.statement_timeout_s,
+            prepare=settings.database.listens,
         )
         self._wake = asyncio.Event()
         self.executor = Executor(
@@ -492,8 +493,9 @@ class Shard:
             self._dsn, self._settings.database, name=f"wqcore {self.queue} shard {self.id}"[:60]
         )
         self._protocol.conn = conn
-        conn.add_notify_handler(lambda notification: self._notified(notification.payload))
-        await conn.execute(b'listen "' + self._channel.encode() + b'"', prepare=False)
+        if self._settings.database.listens:
+            conn.add_notify_handler(lambda notification: self._notified(notification.payload))
+            await conn.execute(b'listen "' + self._channel.encode() + b'"', prepare=False)
         if not self._registered:
             await self._protocol.register(self._process_id)
             self._registered = True
