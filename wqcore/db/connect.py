@@ -83,8 +83,10 @@ def conninfo(dsn: str, database: Database, *, name: str, by_index: bool = False)
         "keepalives_count": 3,
         "target_session_attrs": "read-write",
     }
-    options = given.pop("options", None) or ""
-    if database.listens:  # a pooler in transaction mode refuses options: `db/pooler.py` sends them with each transaction
+    options = str(given.pop("options", None) or "")
+    if (
+        database.listens
+    ):  # a pooler in transaction mode refuses options: `db/pooler.py` sends them with each transaction
         found = session_settings(database, by_index=by_index)
         options = " ".join([*(f"-c {key}={value}" for key, value in found.items()), options]).strip()
     if options:

@@ -12,19 +12,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, LiteralString, Self
 
 import psycopg
 from psycopg import sql
-from psycopg.abc import Params, Query
+from psycopg.abc import Params
 from psycopg.pq import PipelineStatus, TransactionStatus
+
+Statement = LiteralString | bytes | sql.SQL | sql.Composed
 
 
 class AsyncCursor(psycopg.AsyncCursor[Any]):
     """A cursor of `AsyncPooled`."""
 
-    async def execute(
-        self, query: Query, params: Params | None = None, *, prepare: bool | None = None, binary: bool | None = None
+    async def execute(  # type: ignore[override]  # templates are not sent here
+        self, query: Statement, params: Params | None = None, *, prepare: bool | None = None, binary: bool | None = None
     ) -> Self:
         """As psycopg's, with the settings before a statement that is a transaction by itself; never prepares."""
         conn = self.connection
@@ -59,8 +61,8 @@ class AsyncPooled(psycopg.AsyncConnection[Any]):
 class Cursor(psycopg.Cursor[Any]):
     """A cursor of `Pooled`."""
 
-    def execute(
-        self, query: Query, params: Params | None = None, *, prepare: bool | None = None, binary: bool | None = None
+    def execute(  # type: ignore[override]  # as above
+        self, query: Statement, params: Params | None = None, *, prepare: bool | None = None, binary: bool | None = None
     ) -> Self:
         """As `AsyncCursor.execute`."""
         conn = self.connection
