@@ -204,13 +204,13 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A whole configuration file."""
 
     database: Database = Database()
-    databases: dict[str, Database] = {}
     insert: Insert = Insert()
     process: Process = Process()
     retention: Retention = Retention()
     logging: Logging = Logging()
     queues: dict[str, Queue] = {}
     schedules: dict[str, Schedule] = {}
+    databases: dict[str, Database] = {}
     app: dict[str, Any] = {}
 
     def keep_hours(self, queue: str) -> dict[str, int]:
