@@ -57,6 +57,7 @@ from wqcore.errors import (
     UnknownQueue,
     UnknownSchedule,
     WqcoreError,
+    WrongDatabase,
 )
 from wqcore.hooks import on_start, on_stop
 from wqcore.job import Job, JobState, Unique
@@ -121,6 +122,7 @@ __all__ = [
     "UnknownQueue",
     "UnknownSchedule",
     "WqcoreError",
+    "WrongDatabase",
     "app_settings",
     "attached",
     "catalog",

@@ -13,6 +13,7 @@ The tree::
     │   ├── PlannedKind    the kind is declared, but its handler is not written yet
     │   ├── UnknownQueue   no such queue in the database
     │   ├── InvalidArgs    the arguments do not fit the kind's type
+    │   ├── WrongDatabase  the connection of insert_tx leads to another database than the queue's
     │   └── ArgsTooLarge   the encoded arguments exceed `insert.args_bytes_max`
     ├── InvalidLimits      a limit of a queue is out of range or unknown
     ├── InvalidSchedule    a recurring job is described in a way that cannot work
@@ -78,6 +79,10 @@ class PlannedKind(InsertError):
 
 class UnknownQueue(InsertError):
     """The queue is not known to the database, so nothing would consume it."""
+
+
+class WrongDatabase(InsertError):
+    """The caller's connection leads to another database than that of the queue; the text names both."""
 
 
 class InvalidArgs(InsertError):

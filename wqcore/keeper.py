@@ -172,8 +172,9 @@ class Keeper:
 
     async def _listen(self, conn: AsyncConnection) -> None:
         """Hears of changed schedules; a change while nobody listened is found by the look that follows."""
-        conn.add_notify_handler(lambda _: self._schedules_changed())
-        await conn.execute(f'listen "{wake.schedules_channel(self._statements.schema)}"'.encode(), prepare=False)
+        if self._settings.database.listens:
+            conn.add_notify_handler(lambda _: self._schedules_changed())
+            await conn.execute(f'listen "{wake.schedules_channel(self._statements.schema)}"'.encode(), prepare=False)
         self._schedules_changed()
 
     def _schedules_changed(self) -> None:

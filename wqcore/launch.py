@@ -15,16 +15,16 @@ from setproctitle import setproctitle
 
 from wqcore.catalog import Kind, catalog
 from wqcore.db import embedded, faults, migrate, wake
-from wqcore.db.connect import Connection, connect_sync, describe
+from wqcore.db.connect import Connection, connect_sync, describe, session_problem
 from wqcore.db.statements import Statements
 from wqcore.errors import ConfigError
 from wqcore.proc.children import Place
 from wqcore.proc.master import Master, Orders
 from wqcore.proc.preload import preload
 from wqcore.proc.recycling import Recycling
-from wqcore.recurring import Source, columns, declared, problems
+from wqcore.recurring import Source, columns, declared_at, problems
 from wqcore.resource import app_problems, use_app_settings
-from wqcore.settings import Process, Schedule, Settings
+from wqcore.settings import HOME, Database, Process, Schedule, Settings
 from wqcore.version import VERSION
 
 CHILD_MODULES = ["wqcore.proc.entry"]
@@ -49,14 +49,38 @@ def database(settings: Settings) -> Iterator[str]:
         yield settings.database.dsn
 
 
+def parts(settings: Settings, dsn: str) -> list[tuple[str, Settings, str]]:
+    """(name, settings, DSN) of each database; `dsn` is that of [database]."""
+    others = [(name, settings.part(name), str(each.dsn)) for name, each in settings.databases.items()]
+    return [(HOME, settings.part(HOME), dsn), *others]
+
+
+def here(settings: Settings, dsn: str) -> tuple[str, Settings, str]:
+    """The database whose queues this master runs. Raises ConfigError when they are in several."""
+    wanted = settings.database_here()
+    return next(part for part in parts(settings, dsn) if part[0] == wanted)
+
+
 def prepare(settings: Settings, dsn: str, say: Callable[[str], None]) -> None:
-    """Makes schema and queues ready. Raises SchemaError, NotPermitted, DatabaseUnavailable or ConfigError."""
+    """Makes schema and queues of all databases ready.
+
+    Raises SchemaError, NotPermitted, DatabaseUnavailable or ConfigError.
+    """
+    for _, part, where in parts(settings, dsn):
+        _prepare(part, where, say)
+
+
+def _prepare(settings: Settings, dsn: str, say: Callable[[str], None]) -> None:
     conn = connect_sync(dsn, settings.database, name="wqcore launch")
     try:
+        check_session(conn, dsn, settings.database)
         bring(conn, migrate.queue_line(settings.database.schema), settings, say)
         sync_queues(conn, settings)
         conn.execute(Statements(settings.database.schema)["make_partitions"])
     except Exception as error:
+        behind = faults.pooler_problem(error)
+        if behind is not None:
+            raise behind from None
         if faults.is_transient(error):
             raise faults.unavailable(error, describe(dsn)) from error
         denied = faults.not_permitted(error, settings.database.schema)
@@ -65,6 +89,15 @@ def prepare(settings: Settings, dsn: str, say: Callable[[str], None]) -> None:
         raise
     finally:
         conn.close()
+
+
+def check_session(conn: Connection, dsn: str, database: Database) -> None:
+    """Raises ConfigError when a pooler in between has dropped our settings."""
+    with conn.transaction():
+        row = conn.execute(Statements(database.schema)["session"]).fetchone()
+    problem = session_problem(dsn, database, row[0] if row is not None else 0.0)
+    if problem is not None:
+        raise problem
 
 
 def bring(conn: Connection, line: migrate.Line, settings: Settings, say: Callable[[str], None]) -> None:
@@ -128,22 +161,27 @@ def sync_schedules(
 def bring_all(settings: Settings, dsn: str, say: Callable[[str], None]) -> None:
     """Makes wqcore's schema and those that the program has declared ready, and its kinds known. Raises as `prepare`."""
     prepare(settings, dsn, say)
-    conn = connect_sync(dsn, settings.database, name="wqcore launch")
-    try:
-        _declare_kinds(conn, settings, say)
-    finally:
-        conn.close()
+    for name, part, where in parts(settings, dsn):
+        conn = connect_sync(where, part.database, name="wqcore launch")
+        try:
+            _declare_kinds(conn, part, name, say)
+        finally:
+            conn.close()
 
 
-def _declare_kinds(conn: Connection, settings: Settings, say: Callable[[str], None]) -> None:
-    """The program's own schemas, then its kinds."""
-    for line in migrate.declared_lines():
-        bring(conn, line, settings, say)
+def _declare_kinds(conn: Connection, settings: Settings, name: str, say: Callable[[str], None]) -> None:
+    """The program's own schemas, which are in [database], then its kinds, which everyone may insert."""
+    if name == HOME:
+        for line in migrate.declared_lines():
+            bring(conn, line, settings, say)
     sync_kinds(conn, settings, catalog)
 
 
 def run(settings: Settings, dsn: str, say: Callable[[str], None]) -> int:
-    """Runs a master until it is drained; the exit code. Raises PreloadError or ConfigError before anything is forked."""
+    """Runs a master until it is drained; the exit code. `dsn` is that of [database], whichever it runs queues of.
+
+    Raises PreloadError or ConfigError before anything is forked.
+    """
     queues = settings.queues_here()
     if not queues:
         raise ConfigError(["no queue is configured: add a table such as [queues.default]"])
@@ -158,7 +196,8 @@ def run(settings: Settings, dsn: str, say: Callable[[str], None]) -> int:
     wrong = app_problems()
     if wrong:
         raise ConfigError(wrong)
-    _declare(settings, dsn, say)
+    name, part, where = here(settings, dsn)
+    _declare(settings, name, where, say)
     group = settings.process.group if isinstance(settings.process.group, str) else "all queues"
     title = f"wqcore: master {group}"
     setproctitle(title)
@@ -168,7 +207,7 @@ def run(settings: Settings, dsn: str, say: Callable[[str], None]) -> int:
         places=places(settings),
         worker_entry="wqcore.proc.entry:worker",
         keeper_entry="wqcore.proc.entry:keeper",
-        program=Program(settings, dsn, str(uuid.uuid4()), VERSION),
+        program=Program(part, where, str(uuid.uuid4()), VERSION, settings, dsn, name),
         drain_timeout_s=settings.process.drain_timeout_s,
         cancel_grace_s=settings.process.cancel_grace_s,
         boot_timeout_s=settings.process.boot_timeout_s,
@@ -179,7 +218,7 @@ def run(settings: Settings, dsn: str, say: Callable[[str], None]) -> int:
     return Master(orders, title=setproctitle, say=say).run()
 
 
-def _declare(settings: Settings, dsn: str, say: Callable[[str], None]) -> None:
+def _declare(settings: Settings, name: str, dsn: str, say: Callable[[str], None]) -> None:
     """Tells the database what modules and configuration declare; the connection is closed before the fork.
 
     Raises ConfigError for a schedule whose kind, args or queue do not fit.
@@ -190,10 +229,11 @@ def _declare(settings: Settings, dsn: str, say: Callable[[str], None]) -> None:
             raise ConfigError(found)
     elif settings.process.handlers:
         say(NOT_PRELOADED)
-    conn = connect_sync(dsn, settings.database, name="wqcore launch")
+    part = settings.part(name)
+    conn = connect_sync(dsn, part.database, name="wqcore launch")
     try:
-        _declare_kinds(conn, settings, say)
-        sync_schedules(conn, settings, declared(settings), say)
+        _declare_kinds(conn, part, name, say)
+        sync_schedules(conn, part, declared_at(settings, name), say)
     finally:
         conn.close()
 

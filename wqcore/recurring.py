@@ -141,6 +141,22 @@ def declared(settings: Settings, timetable: Timetable = timetable) -> dict[str, 
     return found
 
 
+def declared_at(
+    settings: Settings, database: str, catalog: Catalog = default_catalog, timetable: Timetable = timetable
+) -> dict[str, tuple[Source, Schedule]]:
+    """Those of them whose jobs go to a queue of that database, which holds and fires them."""
+    found = declared(settings, timetable)
+    if not settings.databases:
+        return found
+    here = {}
+    for name, (source, schedule) in found.items():
+        kind = catalog.get(schedule.kind)
+        queue = schedule.queue if isinstance(schedule.queue, str) else "" if kind is None else kind.queue
+        if settings.database_of(queue) == database:
+            here[name] = (source, schedule)
+    return here
+
+
 def problems(settings: Settings, catalog: Catalog = default_catalog, timetable: Timetable = timetable) -> list[str]:
     """What is wrong between configuration and code: kinds, args and queues that do not fit, names declared twice."""
     found = [

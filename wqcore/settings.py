@@ -9,6 +9,7 @@ refused: the modules that it names are code.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,10 @@ from wqcore.job import ATTEMPTS_MAX, PRIORITY_MAX, PRIORITY_MIN, SLOTS_MAX, JobK
 Seconds = Annotated[float, Meta(gt=0, le=604_800)]
 
 
+HOME = "default"
+"""The name of the database that the table [database] describes."""
+
+
 class Database(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where PostgreSQL is."""
 
@@ -36,6 +41,12 @@ class Database(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     connect_timeout_s: Annotated[int, Meta(ge=1, le=300)] = 5
     statement_timeout_s: Seconds = 30.0
     tcp_user_timeout_s: Seconds = 15.0
+    pooler: Literal["none", "transaction"] = "none"
+
+    @property
+    def listens(self) -> bool:
+        """Whether a connection is a session of the server: with its own settings, prepared statements and LISTEN."""
+        return self.pooler == "none"
 
 
 class Insert(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -122,6 +133,7 @@ class Queue(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     workers: Annotated[int, Meta(ge=1, le=10_000)] = 10
     processes: Annotated[int, Meta(ge=1, le=256)] | Literal["cores"] = 1
     group: str | UnsetType = UNSET
+    database: str = HOME
     slots: Annotated[int, Meta(ge=1, le=SLOTS_MAX)] = 16
     poll_interval_s: Annotated[float, Meta(ge=0.05, le=3600)] = 1.0
     fetch_cooldown_s: Annotated[float, Meta(ge=0, le=60)] = 0.1
@@ -198,6 +210,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     logging: Logging = Logging()
     queues: dict[str, Queue] = {}
     schedules: dict[str, Schedule] = {}
+    databases: dict[str, Database] = {}
     app: dict[str, Any] = {}
 
     def keep_hours(self, queue: str) -> dict[str, int]:
@@ -225,6 +238,32 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             return dict(self.queues)
         return {name: queue for name, queue in self.queues.items() if self.group_of(name) == wanted}
 
+    def database_of(self, queue: str) -> str:
+        """The database of a queue; [database] for one that the file does not have."""
+        return self.queues[queue].database if queue in self.queues else HOME
+
+    def part(self, database: str) -> Settings:
+        """The settings of one database: it alone, and its queues. Raises ConfigError when there is none of that name."""
+        if database != HOME and database not in self.databases:
+            raise ConfigError([f"no database {database!r}: there are {', '.join([HOME, *self.databases])}"])
+        if not self.databases:
+            return self
+        queues = {name: queue for name, queue in self.queues.items() if queue.database == database}
+        found = self.database if database == HOME else self.databases[database]
+        return msgspec.structs.replace(self, database=found, databases={}, queues=queues)
+
+    def database_here(self) -> str:
+        """The database whose queues this master runs. Raises ConfigError when they are in several."""
+        found: dict[str, set[str]] = {}
+        for name, queue in self.queues_here().items():
+            found.setdefault(queue.database, set()).add(self.group_of(name))
+        if len(found) > 1:
+            where = "; ".join(f"{name} has {', '.join(sorted(groups))}" for name, groups in sorted(found.items()))
+            raise ConfigError(
+                [f"a master runs queues of one database, and these groups are in several: {where}; choose one by --group"]
+            )
+        return next(iter(found), HOME)
+
     def check(self) -> list[str]:
         """All problems that types alone cannot show; each names its key and the fix."""
         problems: list[str] = []
@@ -235,12 +274,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             )
         if not isinstance(self.database.dsn, UnsetType) and self.database.embedded:
             problems.append("database.dsn and database.embedded are both set: keep one")
-        problem = check_name("schema", self.database.schema)
-        schema = self.database.schema
-        if problem or len(schema.encode()) > 63 or schema.startswith("pg_") or "%" in schema:
-            problems.append(
-                f"database.schema {schema!r}: use 1 to 63 bytes without % that do not start with pg_ and are not all blanks"
-            )
+        problems += self._problems_of_databases()
         for name, queue in self.queues.items():
             problem = check_name("queue", name)
             if problem:
@@ -263,8 +297,44 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             )
         return problems
 
+    def _problems_of_databases(self) -> list[str]:
+        problems = []
+        for key, database in {"database": self.database, **_under("databases", self.databases)}.items():
+            problem, schema = check_name("schema", database.schema), database.schema
+            if problem or len(schema.encode()) > 63 or schema.startswith("pg_") or "%" in schema:
+                problems.append(
+                    f"{key}.schema {schema!r}: use 1 to 63 bytes without % that do not start with pg_ and are not all blanks"
+                )
+        for name, database in self.databases.items():
+            if not re.fullmatch("[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or name == HOME or len(name) > 63:
+                problems.append(
+                    f"databases.{name}: call it by small letters, digits and single _, as its environment variable "
+                    f"WQCORE_DATABASES__{name.upper()}__DSN can name it, and not {HOME!r}, which is [database]"
+                )
+            if database.embedded:
+                problems.append(f"databases.{name}.embedded: only [database] can be embedded; give this one a dsn")
+            elif isinstance(database.dsn, UnsetType):
+                problems.append(
+                    f"databases.{name}.dsn is not set: write it in the file, or set WQCORE_DATABASES__{name.upper()}__DSN"
+                )
+            elif (database.dsn, database.schema) == (self.database.dsn, self.database.schema):
+                problems.append(f"databases.{name} is [database] once more: give it another dsn or schema")
+        groups: dict[str, set[str]] = {}
+        for name, queue in self.queues.items():
+            groups.setdefault(self.group_of(name), set()).add(queue.database)
+            if queue.database != HOME and queue.database not in self.databases:
+                known = ", ".join([HOME, *self.databases])
+                problems.append(f"queues.{name}.database = {queue.database!r}: there is no such table; known are {known}")
+        problems += [
+            f"group {group!r} has queues in the databases {', '.join(sorted(found))}: a master runs queues of one, so give "
+            "them groups of their own"
+            for group, found in groups.items()
+            if len(found) > 1
+        ]
+        return problems
 
-TABLES: dict[str, type[Struct]] = {"queues": Queue, "schedules": Schedule}
+
+TABLES: dict[str, type[Struct]] = {"databases": Database, "queues": Queue, "schedules": Schedule}
 """Tables that have a table for each name."""
 
 
@@ -349,7 +419,7 @@ def _problem(key: str, value: Any, as_type: Any) -> list[str]:
     try:
         msgspec.convert(value, as_type)
     except msgspec.ValidationError as error:
-        secret = key.split(".")[0] in {"database", "app"} or key.endswith((".args", ".metadata"))
+        secret = key.split(".")[0] in {"database", "databases", "app"} or key.endswith((".args", ".metadata"))
         secret = secret or "password" in str(value) or "://" in str(value)
         shown = "" if secret else f" (it is {value!r})"
         return [f"{key}: {error}{shown}"]
@@ -375,6 +445,10 @@ def _toml_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+
+
+def _under(table: str, named: Mapping[str, Database]) -> dict[str, Database]:
+    return {f"{table}.{name}": value for name, value in named.items()}
 
 
 def _put(tree: dict[str, Any], keys: list[str], value: Any) -> None:

@@ -98,6 +98,7 @@ class Shard:
             queue=queue,
             channel=self._channel,
             reply_timeout_s=settings.database.statement_timeout_s,
+            prepare=settings.database.listens,
         )
         self._wake = asyncio.Event()
         self.executor = Executor(
@@ -497,8 +498,9 @@ class Shard:
         )
         self._protocol.conn = conn
         self.lanes.connected()
-        conn.add_notify_handler(lambda notification: self._notified(notification.payload))
-        await conn.execute(b'listen "' + self._channel.encode() + b'"', prepare=False)
+        if self._settings.database.listens:
+            conn.add_notify_handler(lambda notification: self._notified(notification.payload))
+            await conn.execute(b'listen "' + self._channel.encode() + b'"', prepare=False)
         if not self._registered:
             await self._protocol.register(self._process_id)
             self._registered = True

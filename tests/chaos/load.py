@@ -163,7 +163,7 @@ class Client(threading.Thread):
         token, keeps = next(_tokens), self._choose.random() < 0.4
 
         def insert() -> Any:
-            with psycopg.connect(self._client._dsn, connect_timeout=2, options="-c statement_timeout=3000") as conn:
+            with psycopg.connect(self._client.dsn, connect_timeout=2, options="-c statement_timeout=3000") as conn:
                 job = self._client.insert_tx(conn, kinds.Plain(token, self._ms()))
                 if not keeps:
                     raise Rollback

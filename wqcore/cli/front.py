@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from wqcore import launch
 from wqcore.client import SyncClient
-from wqcore.settings import Settings, load
+from wqcore.settings import HOME, Settings, load
 
 EXIT_REFUSED, EXIT_USAGE, EXIT_DATABASE = 1, 2, 3
 
@@ -35,6 +35,7 @@ class Choices:
 
     config = Path("conf/dev.toml")
     group: str | None = None
+    database: str | None = None
 
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="The TOML file; default conf/dev.toml.")]
@@ -43,10 +44,16 @@ JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 @contextmanager
 def client(config: Path | None) -> Iterator[SyncClient]:
-    """A client of the configured database."""
+    """A client of the configured databases, or of the one that was chosen."""
     found = settings(config)
     with launch.database(found) as dsn, SyncClient(found, dsn=dsn) as connected:
-        yield connected
+        yield connected if Choices.database is None else connected.at(Choices.database)
+
+
+def chosen(found: Settings, dsn: str) -> tuple[Settings, str]:
+    """Settings and DSN of the chosen database. Raises ConfigError when there is none of that name."""
+    part = found.part(Choices.database or HOME)
+    return part, dsn if Choices.database in (None, HOME) else str(part.database.dsn)
 
 
 def settings(config: Path | None, group: str | None = None) -> Settings:

@@ -15,6 +15,7 @@ from wqcore.db import roles
 from wqcore.db.connect import connect_sync
 from wqcore.proc.preload import preload
 from wqcore.resource import use_app_settings
+from wqcore.settings import HOME, Settings
 
 
 @front.app.command()
@@ -35,29 +36,41 @@ def migrate(
     settings = front.settings(config)
     preload(settings.process.handlers, timeout_s=settings.process.boot_timeout_s)
     use_app_settings(settings.app)
-    lines = [migrations.queue_line(settings.database.schema), *migrations.declared_lines()]
     with launch.database(settings) as dsn:
-        conn = connect_sync(dsn, settings.database, name="wqcore migrate")
-        try:
-            migrated = False
-            for line in lines:
-                if dry_run or show_sql:
-                    steps = migrations.pending(conn, line)
-                    if show_sql:
-                        sys.stdout.write(migrations.show(line, steps))
-                    for step in steps:
-                        front.say(f"would apply {step.version:04d} {step.name} to schema {line.schema}")
-                else:
-                    steps = migrations.migrate(conn, line, say=front.say)
-                    migrated = migrated or bool(steps)
-                if not steps:
-                    front.say(f"schema {line.schema} is up to date (version {len(line.steps())})")
-            if not (dry_run or show_sql):
-                launch.sync_queues(conn, settings)
-                launch.sync_kinds(conn, settings, catalog)
-                queue_schema = settings.database.schema
-                if with_roles or (migrated and roles.exist(conn, queue_schema)):
-                    for what, role in roles.make_roles(conn, queue_schema).items():
-                        front.say(f"role {role} {roles.ROLES[what]}")
-        finally:
-            conn.close()
+        for name, part, where in launch.parts(settings, dsn):
+            if settings.databases:
+                front.say(f"database {name}:")
+            # a program's own tables are in [database]
+            own = migrations.declared_lines() if name == HOME else []
+            lines = [migrations.queue_line(part.database.schema), *own]
+            _bring(part, where, lines, only_say=dry_run or show_sql, show_sql=show_sql, with_roles=with_roles)
+
+
+def _bring(
+    settings: Settings, dsn: str, lines: list[migrations.Line], *, only_say: bool, show_sql: bool, with_roles: bool
+) -> None:
+    """One database."""
+    conn = connect_sync(dsn, settings.database, name="wqcore migrate")
+    try:
+        migrated = False
+        for line in lines:
+            if only_say:
+                steps = migrations.pending(conn, line)
+                if show_sql:
+                    sys.stdout.write(migrations.show(line, steps))
+                for step in steps:
+                    front.say(f"would apply {step.version:04d} {step.name} to schema {line.schema}")
+            else:
+                steps = migrations.migrate(conn, line, say=front.say)
+                migrated = migrated or bool(steps)
+            if not steps:
+                front.say(f"schema {line.schema} is up to date (version {len(line.steps())})")
+        if not only_say:
+            launch.sync_queues(conn, settings)
+            launch.sync_kinds(conn, settings, catalog)
+            queue_schema = settings.database.schema
+            if with_roles or (migrated and roles.exist(conn, queue_schema)):
+                for what, role in roles.make_roles(conn, queue_schema).items():
+                    front.say(f"role {role} {roles.ROLES[what]}")
+    finally:
+        conn.close()

@@ -24,6 +24,7 @@ def choose(
     context: typer.Context,
     config: front.ConfigOption = None,
     group: Annotated[str | None, typer.Option(help="Run only the queues of this group.")] = None,
+    database: Annotated[str | None, typer.Option(help="Ask this one of [databases]; `default` is [database].")] = None,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     """Options that every command shares."""
@@ -33,6 +34,7 @@ def choose(
     if config is not None:
         front.Choices.config = config
     front.Choices.group = group
+    front.Choices.database = database
     if context.invoked_subcommand is None:
         run()
 
@@ -47,7 +49,8 @@ def run(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the master takes its signals over
     try:
         with launch.database(settings) as dsn:
-            launch.prepare(settings, dsn, front.say)
+            _, part, where = launch.here(settings, dsn)
+            launch.prepare(part, where, front.say)
             code = launch.run(settings, dsn, front.say)
     except KeyboardInterrupt:
         front.say("stopped before the workers were started")
@@ -76,7 +79,9 @@ def check_config(config: front.ConfigOption = None) -> None:
     if problems:
         raise ConfigError(problems)
     for place in launch.places(settings):
-        front.out.print(f"{place.name}: {place.workers} workers, group {settings.group_of(place.queue or '')}")
+        queue = place.queue or ""
+        of = f", database {settings.database_of(queue)}" if settings.databases else ""
+        front.out.print(f"{place.name}: {place.workers} workers, group {settings.group_of(queue)}{of}")
     planned = sum(kind.planned for kind in catalog)
     recurring = declared(settings)
     front.out.print(

@@ -14,7 +14,7 @@ def show_status(config: front.ConfigOption = None, as_json: front.JsonOption = F
     """Show queues, processes and what ended within the last hour."""
     settings = front.settings(config)
     with launch.database(settings) as dsn:
-        found = status.read(settings, dsn)
+        found = status.read(*front.chosen(settings, dsn))
     if as_json:
         front.print_json(found)
         return

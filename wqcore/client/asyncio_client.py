@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -13,11 +14,12 @@ from psycopg_pool import AsyncConnectionPool
 
 from wqcore import clock
 from wqcore.client.bulk import Bulk, Progress, Skipped
-from wqcore.client.front import IDLE_CHECK_S, POOL_CONNECTIONS_MAX, Front, Item, dequeue
+from wqcore.client.front import IDLE_CHECK_S, POOL_CONNECTIONS_MAX, Front, Item, Link, dequeue, pool_timeout_s
 from wqcore.control.asyncio_control import AsyncControl
-from wqcore.db.connect import AsyncConnection, connect, conninfo
+from wqcore.control.routes import Target
+from wqcore.db.connect import AsyncConnection, async_class, connect, conninfo, pooled
 from wqcore.db.request import Query, Request, Rows, answer, rows_of
-from wqcore.errors import DatabaseUnavailable, UnknownQueue
+from wqcore.errors import DatabaseUnavailable, UnknownQueue, WrongDatabase
 from wqcore.line.insert import (
     NO_OPTIONS,
     Inserted,
@@ -35,32 +37,58 @@ T = TypeVar("T")
 class Client(Front, AsyncControl):
     """Inserts and controls jobs from asyncio; `async with Client(settings) as client`, or initialize() and stop()."""
 
-    _pool: AsyncConnectionPool[AsyncConnection] | None = None
-
     async def initialize(self) -> None:
-        """Connects and reads which queues exist. Raises DatabaseUnavailable or SchemaError."""
-        conn = await connect(self._dsn, self._database, name="wqcore client")
-        try:
-            self._know(await self._fetch(Query("queues"), conn))
-        finally:
-            await conn.close()
-        self._pool = AsyncConnectionPool(
-            conninfo(self._dsn, self._database, name="wqcore client", by_index=True),
-            kwargs={"autocommit": True, "prepare_threshold": 0},
-            min_size=1,
-            max_size=POOL_CONNECTIONS_MAX,
-            timeout=self._database.connect_timeout_s,
-            check=_check_async,
-            open=False,
-        )
-        await self._pool.open()
+        """Connects and reads which queues exist. Of several databases one must be there; the others are opened when used.
+
+        Raises DatabaseUnavailable, SchemaError or ConfigError.
+        """
+        problems = []
+        for link in self._routes.targets:
+            link.wanted, link.opening = True, asyncio.Lock()
+            try:
+                await self._open(link)
+            except DatabaseUnavailable as error:
+                problems.append(error)
+        if len(problems) == len(self._routes.targets):
+            raise problems[0]
+
+    async def _open(self, link: Link) -> None:
+        """Connects to one database."""
+        async with link.opening:
+            if link.pool is not None:
+                return
+            conn = await connect(link.dsn, link.database, name="wqcore client")
+            try:
+                async with conn.transaction():  # a pooler in statement mode refuses it
+                    session = await self._fetch(Query("session"), conn, link)
+                    identity = await self._fetch(Query("identity"), conn, link) if self._routes.checks else []
+                    self._met(link, session, identity)
+                    self._know(link, await self._fetch(Query("queues"), conn, link))
+            except psycopg.Error as error:
+                raise self._problem(error, link) from error
+            finally:
+                await conn.close()
+            pool = AsyncConnectionPool(
+                conninfo(link.dsn, link.database, name="wqcore client", by_index=True),
+                connection_class=async_class(link.database, by_index=True),
+                kwargs=pooled(link.database),
+                min_size=1,
+                max_size=POOL_CONNECTIONS_MAX,
+                timeout=pool_timeout_s(link),
+                check=_check_async,
+                open=False,
+            )
+            await pool.open()
+            link.pool = pool
 
     async def stop(self) -> None:
         """Closes the client's connections; whoever still waits for a job is cancelled."""
         await self._stop_waiting()
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            await pool.close()
+        for link in self._routes.targets:
+            link.wanted = False
+            pool, link.pool = link.pool, None
+            if pool is not None:
+                await pool.close()
 
     async def __aenter__(self) -> Self:
         await self.initialize()
@@ -84,7 +112,8 @@ class Client(Front, AsyncControl):
         written) or DatabaseUnavailable.
         """
         row = await self._row_known((args, with_keywords(options, keywords)))
-        return await self._do(self._insertion(row))
+        link = self._link(row)
+        return await self._do(self._insertion(link, row), at=link)
 
     async def insert_tx(
         self,
@@ -95,7 +124,10 @@ class Client(Front, AsyncControl):
     ) -> Inserted:
         """Inserts one job on the caller's connection, inside its transaction. Otherwise as `insert`."""
         row = await self._row_known((args, with_keywords(options, keywords)))
-        return await self._do(self._insertion(row, always_notify=True), conn)
+        link = self._link(row)
+        if self._routes.checks:
+            await self._must_lead_to(link, conn, row)
+        return await self._do(self._insertion(link, row, always_notify=True), conn, at=link)
 
     async def enqueue(
         self,
@@ -126,23 +158,34 @@ class Client(Front, AsyncControl):
         first item that is refused rolls everything back and raises as `insert` does.
         """
         bulk = Bulk(progress, skipped)
-        async with self._connection() as conn, conn.transaction():
-            await conn.execute(self._statements["bulk_begin"])
-            each = _each(items)
+        each, link, several = _each(items), self._routes.home, self._routes.several
+        if several:
+            async for item in each:
+                row = await self._row_known(item)
+                link = self._link(row)
+                bulk.take(row)
+                break
+            else:
+                return bulk.result()
+        async with self._connection(link) as conn, conn.transaction():
+            await conn.execute(link.statements["bulk_begin"])
             more = True
             while more:
                 more = False
-                async with conn.cursor() as cursor, cursor.copy(self._statements["copy"]) as copy:
+                async with conn.cursor() as cursor, cursor.copy(link.statements["copy"]) as copy:
                     async for item in each:
-                        if not bulk.take(await self._row_known(item)):
+                        row = await self._row_known(item)
+                        if several:
+                            self._together(link, row)
+                        if not bulk.take(row):
                             continue
                         if bulk.is_full():
                             more = True
                             break
                         await copy.write(bulk.lines())
                     await copy.write(bulk.lines())
-                await self._do(bulk.insertion(), conn)
-            await self._do(bulk.wakes(self._database.schema), conn)
+                await self._do(bulk.insertion(), conn, at=link)
+            await self._do(bulk.wakes(link.database.schema), conn, at=link)
         return bulk.result()
 
     async def dequeue(self, job_key: str, *, tx: AsyncConnection | None = None) -> bool:
@@ -150,26 +193,33 @@ class Client(Front, AsyncControl):
 
         False when no unfinished job has the key.
         """
-        return await self._do(dequeue(job_key), tx)
+        if tx is None:
+            found = [await self._do(dequeue(job_key), at=link) for link in self._routes.targets]
+            return any(found)
+        link = self._routes.home
+        if self._routes.several:
+            link = await self._led_to(tx)
+        return await self._do(dequeue(job_key), tx, at=link)
 
     # --- sending requests -------------------------------------------------------------------------------------------
 
-    async def _do(self, request: Request[T], conn: AsyncConnection | None = None) -> T:
+    async def _do(self, request: Request[T], conn: AsyncConnection | None = None, *, at: Target | None = None) -> T:
         """Sends what `request` asks, on the caller's connection or on pooled ones, and returns its result."""
+        link = at if isinstance(at, Link) else self._routes.home
 
         async def fetch(query: Query) -> Rows:
             if conn is not None:
-                return await self._fetch(query, conn)
-            async with self._connection() as pooled:
-                return await self._fetch(query, pooled)
+                return await self._fetch(query, conn, link)
+            async with self._connection(link) as pooled:
+                return await self._fetch(query, pooled, link)
 
         return await answer(request, fetch)
 
-    async def _fetch(self, query: Query, conn: AsyncConnection) -> Rows:
+    async def _fetch(self, query: Query, conn: AsyncConnection, link: Link) -> Rows:
         try:
-            return await rows_of(conn, self._statements, query)
+            return await rows_of(conn, link.statements, query)
         except psycopg.Error as error:
-            problem = self._problem(error)
+            problem = self._problem(error, link)
             raise problem from (error if problem is not error else None)
 
     async def _row_known(self, item: Item) -> NewJob | KeyedJob:
@@ -177,24 +227,63 @@ class Client(Front, AsyncControl):
         try:
             return self._row(item)
         except UnknownQueue:
-            if self._pool is None:
+            if not any(link.wanted for link in self._routes.targets):
                 raise
-            async with self._connection() as conn:
-                self._know(await self._fetch(Query("queues"), conn))
-            return self._row(item)
+            problems = []
+            for link in self._routes.targets:
+                try:
+                    async with self._connection(link) as conn:
+                        self._know(link, await self._fetch(Query("queues"), conn, link))
+                except DatabaseUnavailable as error:
+                    problems.append(error)
+            try:
+                return self._row(item)
+            except UnknownQueue:
+                if problems:  # it may be the one that has the queue
+                    raise problems[0] from None
+                raise
+
+    async def _identity(self, conn: AsyncConnection, link: Link) -> str | None:
+        """Which database the caller's connection leads to, if it has the link's schema; asked once a connection."""
+        known: dict[str, str | None] = conn.__dict__.setdefault("wq_identities", {})
+        schema = link.database.schema
+        if schema not in known:
+            there = await self._fetch(Query("identity_there"), conn, link)
+            rows = await self._fetch(Query("identity"), conn, link) if there[0][0] else []
+            known[schema] = rows[0][0] if rows else None
+        return known[schema]
+
+    async def _must_lead_to(self, link: Link, conn: AsyncConnection, row: NewJob | KeyedJob) -> None:
+        """Raises WrongDatabase when the caller's connection does not lead to the database of the row's queue."""
+        identity = await self._identity(conn, link)
+        if link.identity is None:
+            await self._open(link)
+        if identity is None or identity != link.identity:
+            queue = row.queue if isinstance(row, NewJob) else row.job.queue
+            raise self._wrong(link, queue, identity, conn.info)
+
+    async def _led_to(self, conn: AsyncConnection) -> Link:
+        """The database that the caller's connection leads to. Raises WrongDatabase when it is none of the client's."""
+        for link in self._routes.targets:
+            identity = await self._identity(conn, link)
+            if identity is not None and identity == link.identity:
+                return link
+        raise WrongDatabase(f"the connection (dbname={conn.info.dbname}) leads to no database of this client")
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[AsyncConnection]:
-        if self._pool is None:
-            raise DatabaseUnavailable(
-                "the client is not open: use `async with Client(…)`, or call `initialize()` first"
-            )
+    async def _connection(self, link: Link) -> AsyncIterator[AsyncConnection]:
+        if link.pool is None:
+            if not link.wanted:
+                raise DatabaseUnavailable(
+                    "the client is not open: use `async with Client(…)`, or call `initialize()` first"
+                )
+            await self._open(link)
         try:
-            async with self._pool.connection() as conn:
+            async with link.pool.connection() as conn:
                 yield conn
-                conn.wq_used_at = clock.monotonic()  # type: ignore[attr-defined]
+                conn.wq_used_at = clock.monotonic()
         except (TimeoutError, psycopg.Error, OSError) as error:
-            problem = self._problem(error)
+            problem = self._problem(error, link)
             raise problem from (error if problem is not error else None)
 
 

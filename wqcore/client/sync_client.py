@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
@@ -13,11 +14,12 @@ from psycopg_pool import ConnectionPool
 
 from wqcore import clock
 from wqcore.client.bulk import Bulk, Progress, Skipped
-from wqcore.client.front import IDLE_CHECK_S, POOL_CONNECTIONS_MAX, Front, Item, dequeue
+from wqcore.client.front import IDLE_CHECK_S, POOL_CONNECTIONS_MAX, Front, Item, Link, dequeue, pool_timeout_s
+from wqcore.control.routes import Target
 from wqcore.control.sync_control import SyncControl
-from wqcore.db.connect import Connection, connect_sync, conninfo
+from wqcore.db.connect import Connection, connect_sync, conninfo, pooled, sync_class
 from wqcore.db.request import Query, Request, Rows, answer_sync, rows_of_sync
-from wqcore.errors import DatabaseUnavailable, UnknownQueue
+from wqcore.errors import DatabaseUnavailable, UnknownQueue, WrongDatabase
 from wqcore.line.insert import (
     NO_OPTIONS,
     Inserted,
@@ -38,31 +40,54 @@ class SyncClient(Front, SyncControl):
     Its methods are those of `Client`, with the same arguments, results and errors.
     """
 
-    _pool: ConnectionPool[Connection] | None = None
-
     def initialize(self) -> None:
-        """Connects and reads which queues exist. Raises DatabaseUnavailable or SchemaError."""
-        conn = connect_sync(self._dsn, self._database, name="wqcore client")
-        try:
-            self._know(self._fetch(Query("queues"), conn))
-        finally:
-            conn.close()
-        self._pool = ConnectionPool(
-            conninfo(self._dsn, self._database, name="wqcore client", by_index=True),
-            kwargs={"autocommit": True, "prepare_threshold": 0},
-            min_size=1,
-            max_size=POOL_CONNECTIONS_MAX,
-            timeout=self._database.connect_timeout_s,
-            check=_check_sync,
-            open=False,
-        )
-        self._pool.open()
+        """As `Client.initialize`."""
+        problems = []
+        for link in self._routes.targets:
+            link.wanted, link.opening = True, threading.Lock()
+            try:
+                self._open(link)
+            except DatabaseUnavailable as error:
+                problems.append(error)
+        if len(problems) == len(self._routes.targets):
+            raise problems[0]
+
+    def _open(self, link: Link) -> None:
+        """Connects to one database."""
+        with link.opening:
+            if link.pool is not None:
+                return
+            conn = connect_sync(link.dsn, link.database, name="wqcore client")
+            try:
+                with conn.transaction():  # a pooler in statement mode refuses it
+                    session = self._fetch(Query("session"), conn, link)
+                    identity = self._fetch(Query("identity"), conn, link) if self._routes.checks else []
+                    self._met(link, session, identity)
+                    self._know(link, self._fetch(Query("queues"), conn, link))
+            except psycopg.Error as error:
+                raise self._problem(error, link) from error
+            finally:
+                conn.close()
+            pool = ConnectionPool(
+                conninfo(link.dsn, link.database, name="wqcore client", by_index=True),
+                connection_class=sync_class(link.database, by_index=True),
+                kwargs=pooled(link.database),
+                min_size=1,
+                max_size=POOL_CONNECTIONS_MAX,
+                timeout=pool_timeout_s(link),
+                check=_check_sync,
+                open=False,
+            )
+            pool.open()
+            link.pool = pool
 
     def stop(self) -> None:
         """Closes the client's connections."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.close()
+        for link in self._routes.targets:
+            link.wanted = False
+            pool, link.pool = link.pool, None
+            if pool is not None:
+                pool.close()
 
     def __enter__(self) -> Self:
         self.initialize()
@@ -80,14 +105,18 @@ class SyncClient(Front, SyncControl):
     ) -> Inserted:
         """As `Client.insert`."""
         row = self._row_known((args, with_keywords(options, keywords)))
-        return self._do(self._insertion(row))
+        link = self._link(row)
+        return self._do(self._insertion(link, row), at=link)
 
     def insert_tx(
         self, conn: Connection, args: msgspec.Struct, options: InsertOptions = NO_OPTIONS, **keywords: Unpack[Options]
     ) -> Inserted:
         """As `Client.insert_tx`."""
         row = self._row_known((args, with_keywords(options, keywords)))
-        return self._do(self._insertion(row, always_notify=True), conn)
+        link = self._link(row)
+        if self._routes.checks:
+            self._must_lead_to(link, conn, row)
+        return self._do(self._insertion(link, row, always_notify=True), conn, at=link)
 
     def enqueue(
         self,
@@ -106,69 +135,129 @@ class SyncClient(Front, SyncControl):
     ) -> InsertedMany:
         """As `Client.insert_many`."""
         bulk = Bulk(progress, skipped)
-        with self._connection() as conn, conn.transaction():
-            conn.execute(self._statements["bulk_begin"])
-            each = iter(items)
+        each, link, several = iter(items), self._routes.home, self._routes.several
+        if several:
+            for item in each:
+                row = self._row_known(item)
+                link = self._link(row)
+                bulk.take(row)
+                break
+            else:
+                return bulk.result()
+        with self._connection(link) as conn, conn.transaction():
+            conn.execute(link.statements["bulk_begin"])
             more = True
             while more:
                 more = False
-                with conn.cursor() as cursor, cursor.copy(self._statements["copy"]) as copy:
+                with conn.cursor() as cursor, cursor.copy(link.statements["copy"]) as copy:
                     for item in each:
-                        if not bulk.take(self._row_known(item)):
+                        row = self._row_known(item)
+                        if several:
+                            self._together(link, row)
+                        if not bulk.take(row):
                             continue
                         if bulk.is_full():
                             more = True
                             break
                         copy.write(bulk.lines())
                     copy.write(bulk.lines())
-                self._do(bulk.insertion(), conn)
-            self._do(bulk.wakes(self._database.schema), conn)
+                self._do(bulk.insertion(), conn, at=link)
+            self._do(bulk.wakes(link.database.schema), conn, at=link)
         return bulk.result()
 
     def dequeue(self, job_key: str, *, tx: Connection | None = None) -> bool:
         """As `Client.dequeue`."""
-        return self._do(dequeue(job_key), tx)
+        if tx is None:
+            found = [self._do(dequeue(job_key), at=link) for link in self._routes.targets]
+            return any(found)
+        link = self._routes.home
+        if self._routes.several:
+            link = self._led_to(tx)
+        return self._do(dequeue(job_key), tx, at=link)
 
     # --- sending requests -------------------------------------------------------------------------------------------
 
-    def _do(self, request: Request[T], conn: Connection | None = None) -> T:
+    def _do(self, request: Request[T], conn: Connection | None = None, *, at: Target | None = None) -> T:
         """Sends what `request` asks, on the caller's connection or on pooled ones, and returns its result."""
+        link = at if isinstance(at, Link) else self._routes.home
 
         def fetch(query: Query) -> Rows:
             if conn is not None:
-                return self._fetch(query, conn)
-            with self._connection() as pooled:
-                return self._fetch(query, pooled)
+                return self._fetch(query, conn, link)
+            with self._connection(link) as pooled:
+                return self._fetch(query, pooled, link)
 
         return answer_sync(request, fetch)
 
-    def _fetch(self, query: Query, conn: Connection) -> Rows:
+    def _fetch(self, query: Query, conn: Connection, link: Link) -> Rows:
         try:
-            return rows_of_sync(conn, self._statements, query)
+            return rows_of_sync(conn, link.statements, query)
         except psycopg.Error as error:
-            problem = self._problem(error)
+            problem = self._problem(error, link)
             raise problem from (error if problem is not error else None)
 
     def _row_known(self, item: Item) -> NewJob | KeyedJob:
+        """The row; a queue that is not known yet is looked for once more, it may be new."""
         try:
             return self._row(item)
         except UnknownQueue:
-            if self._pool is None:
+            if not any(link.wanted for link in self._routes.targets):
                 raise
-            with self._connection() as conn:
-                self._know(self._fetch(Query("queues"), conn))
-            return self._row(item)
+            problems = []
+            for link in self._routes.targets:
+                try:
+                    with self._connection(link) as conn:
+                        self._know(link, self._fetch(Query("queues"), conn, link))
+                except DatabaseUnavailable as error:
+                    problems.append(error)
+            try:
+                return self._row(item)
+            except UnknownQueue:
+                if problems:  # it may be the one that has the queue
+                    raise problems[0] from None
+                raise
+
+    def _identity(self, conn: Connection, link: Link) -> str | None:
+        """Which database the caller's connection leads to, if it has the link's schema; asked once a connection."""
+        known: dict[str, str | None] = conn.__dict__.setdefault("wq_identities", {})
+        schema = link.database.schema
+        if schema not in known:
+            there = self._fetch(Query("identity_there"), conn, link)
+            rows = self._fetch(Query("identity"), conn, link) if there[0][0] else []
+            known[schema] = rows[0][0] if rows else None
+        return known[schema]
+
+    def _must_lead_to(self, link: Link, conn: Connection, row: NewJob | KeyedJob) -> None:
+        """Raises WrongDatabase when the caller's connection does not lead to the database of the row's queue."""
+        identity = self._identity(conn, link)
+        if link.identity is None:
+            self._open(link)
+        if identity is None or identity != link.identity:
+            queue = row.queue if isinstance(row, NewJob) else row.job.queue
+            raise self._wrong(link, queue, identity, conn.info)
+
+    def _led_to(self, conn: Connection) -> Link:
+        """The database that the caller's connection leads to. Raises WrongDatabase when it is none of the client's."""
+        for link in self._routes.targets:
+            identity = self._identity(conn, link)
+            if identity is not None and identity == link.identity:
+                return link
+        raise WrongDatabase(f"the connection (dbname={conn.info.dbname}) leads to no database of this client")
 
     @contextmanager
-    def _connection(self) -> Iterator[Connection]:
-        if self._pool is None:
-            raise DatabaseUnavailable("the client is not open: use `with SyncClient(…)`, or call `initialize()` first")
+    def _connection(self, link: Link) -> Iterator[Connection]:
+        if link.pool is None:
+            if not link.wanted:
+                raise DatabaseUnavailable(
+                    "the client is not open: use `with SyncClient(…)`, or call `initialize()` first"
+                )
+            self._open(link)
         try:
-            with self._pool.connection() as conn:
+            with link.pool.connection() as conn:
                 yield conn
-                conn.wq_used_at = clock.monotonic()  # type: ignore[attr-defined]
+                conn.wq_used_at = clock.monotonic()
         except (psycopg.Error, OSError) as error:
-            problem = self._problem(error)
+            problem = self._problem(error, link)
             raise problem from (error if problem is not error else None)
 
 

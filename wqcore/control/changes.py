@@ -58,6 +58,11 @@ Chosen = int | Sequence[int] | JobFilter
 Progress = Callable[[Changed], None]
 
 
+def added_to(before: Changed, progress: Progress) -> Progress:
+    """Tells `progress` what was changed in other databases too."""
+    return lambda changed: progress(before + changed)
+
+
 def cancel(chosen: Chosen, reason: str) -> dict[str, Any]:
     """The parameters of control_cancel.sql."""
     states = chosen.states if isinstance(chosen, JobFilter) else None

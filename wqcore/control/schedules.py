@@ -93,6 +93,20 @@ def checked_schedule(catalog: Catalog, name: str, args: Args, kind: str | None, 
     return schedule_of(name, known.name, msgspec.json.decode(known.encode(args)), **given)
 
 
+def queue_of(catalog: Catalog, name: str, schedule: Schedule) -> str:
+    """The queue that its jobs go to. Raises InvalidSchedule when this program cannot tell."""
+    kind = catalog.get(schedule.kind)
+    queue = schedule.queue if isinstance(schedule.queue, str) else None if kind is None else kind.queue
+    if queue is None:
+        raise InvalidSchedule(f"schedules.{name}: this program does not know kind {schedule.kind!r}, so name its queue")
+    return queue
+
+
+def exists(name: str) -> Request[bool]:
+    """Whether there is a schedule of that name."""
+    return bool((yield Query("schedule_sources", {"names": [name]})))
+
+
 def set_schedule(name: str, schedule: Schedule) -> Request[None]:
     """Adds or changes a schedule, from now on one of the API.
 

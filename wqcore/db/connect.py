@@ -17,22 +17,29 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.types.numeric import Int8BinaryLoader
 from psycopg.types.string import ByteaBinaryLoader
 
-from wqcore.db.faults import unavailable
+from wqcore.db import pooler
+from wqcore.db.faults import pooler_problem, unavailable
 from wqcore.errors import ConfigError
 from wqcore.settings import Database
 
 AsyncConnection = psycopg.AsyncConnection[Any]
 Connection = psycopg.Connection[Any]
 
-TURN_SETTINGS = (
+TURN = {
     # The hot statements have one right plan each, by index. Statistics of a table that empties and fills within
     # seconds only mislead: a plan made at 0 rows walked 200,000 of them at each turn. For the same reason a statement
     # never joins a job by `j.id = x.id`: when an ANALYZE has met a nearly empty table, the planner takes a walk over the
     # whole primary key for cheap, and beside 100,000 dead rows a turn took seconds. `= any(array[x.id])` is looked up
     # id by id, or not at all.
-    "set enable_seqscan = off; set enable_bitmapscan = off; set enable_hashjoin = off; set enable_mergejoin = off; "
-    "set plan_cache_mode = force_generic_plan; set jit = off"
-)
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "plan_cache_mode": "force_generic_plan",
+    "jit": "off",
+}
+"""Settings of a shard's session."""
+TURN_SETTINGS = "; ".join(f"set {key} = {value}" for key, value in TURN.items())
 
 
 class BigIntArray:
@@ -69,23 +76,76 @@ def conninfo(dsn: str, database: Database, *, name: str, by_index: bool = False)
         raise ConfigError([f"database.dsn is not a connection string: {_without_values(error)}"]) from None
     ours: dict[str, Any] = {
         "connect_timeout": database.connect_timeout_s,
-        "application_name": name,
+        # behind a pooler one name: it would set the other name whenever it lends a session to somebody else
+        "application_name": name if database.listens else "wqcore",
         "tcp_user_timeout": int(database.tcp_user_timeout_s * 1000),
         "keepalives_idle": 10,
         "keepalives_interval": 5,
         "keepalives_count": 3,
         "target_session_attrs": "read-write",
-        "options": f"-c statement_timeout={int(database.statement_timeout_s * 1000)}"
+    }
+    options = str(given.pop("options", None) or "")
+    if (
+        database.listens
+    ):  # a pooler in transaction mode refuses options: `db/pooler.py` sends them with each transaction
+        found = session_settings(database, by_index=by_index)
+        options = " ".join([*(f"-c {key}={value}" for key, value in found.items()), options]).strip()
+    if options:
+        ours["options"] = options
+    return make_conninfo("", **(ours | given))
+
+
+def session_settings(database: Database, *, by_index: bool = False) -> dict[str, str]:
+    """What the server is to do for our sessions."""
+    found = {
+        "statement_timeout": str(int(database.statement_timeout_s * 1000)),
+        "idle_in_transaction_session_timeout": "60000",
         # Our statements take milliseconds; a server with LLVM compiled one for 0.9 s, because a plan that must not scan
         # looks expensive.
-        " -c idle_in_transaction_session_timeout=60000 -c jit=off",
+        "jit": "off",
     }
-    if by_index:
-        ours["options"] += " -c enable_seqscan=off -c enable_bitmapscan=off"
-    options = given.pop("options", None)
-    if options:
-        ours["options"] += f" {options}"
-    return make_conninfo("", **(ours | given))
+    return found | {"enable_seqscan": "off", "enable_bitmapscan": "off"} if by_index else found
+
+
+def patience_s(dsn: str, database: Database) -> float:
+    """How long connecting may take in all: `connect_timeout_s` for each host of the DSN, and once more for the names."""
+    try:
+        given = conninfo_to_dict(dsn)
+    except psycopg.Error:
+        return database.connect_timeout_s * 2
+    hosts = str(given.get("host") or given.get("hostaddr") or "").count(",") + 1
+    return float(given.get("connect_timeout") or database.connect_timeout_s) * (hosts + 1)
+
+
+def async_class(database: Database, *, by_index: bool = False) -> type[AsyncConnection]:
+    """What connections for asyncio are: psycopg's, or those that get on with a pooler."""
+    if database.listens:
+        return psycopg.AsyncConnection
+    return pooler.async_class(session_settings(database, by_index=by_index))
+
+
+def sync_class(database: Database, *, by_index: bool = False) -> type[Connection]:
+    """The same for code without an event loop."""
+    if database.listens:
+        return psycopg.Connection
+    return pooler.sync_class(session_settings(database, by_index=by_index))
+
+
+def session_problem(dsn: str, database: Database, statement_timeout_s: float) -> ConfigError | None:
+    """A ConfigError when a session has not got the settings that were asked for, else None."""
+    if "statement_timeout" in str(conninfo_to_dict(dsn).get("options")):
+        return None  # the DSN has its own
+    if round(statement_timeout_s, 3) == round(database.statement_timeout_s, 3):
+        return None
+    return ConfigError(
+        ["the session has not got the settings that were asked for, so database.dsn leads to a pooler, which drops them "
+         '(PgBouncer: ignore_startup_parameters = options): write database.pooler = "transaction"']
+    )  # fmt: skip
+
+
+def pooled(database: Database) -> dict[str, Any]:
+    """Arguments of the connections of a client's pool."""
+    return {"autocommit": True, "prepare_threshold": 0 if database.listens else None}
 
 
 def describe(dsn: str) -> str:
@@ -99,32 +159,43 @@ def describe(dsn: str) -> str:
 
 
 async def connect(dsn: str, database: Database, *, name: str, by_index: bool = False) -> AsyncConnection:
-    """An open autocommit connection. Raises DatabaseUnavailable."""
+    """An open autocommit connection. Raises DatabaseUnavailable, or ConfigError when a pooler is in the way."""
+    return await _connect(dsn, database, name, async_class(database, by_index=by_index), by_index=by_index)
+
+
+async def _connect(
+    dsn: str, database: Database, name: str, made: type[AsyncConnection], *, by_index: bool = False
+) -> AsyncConnection:
     info = conninfo(dsn, database, name=name, by_index=by_index)
     try:
-        async with asyncio.timeout(database.connect_timeout_s * 2):
-            return await psycopg.AsyncConnection.connect(info, autocommit=True)
+        async with asyncio.timeout(patience_s(dsn, database)):
+            return await made.connect(info, autocommit=True)
     except (psycopg.Error, TimeoutError, OSError) as error:
-        raise unavailable(error, describe(dsn)) from error
+        raise pooler_problem(error) or unavailable(error, describe(dsn)) from error
 
 
 def connect_sync(dsn: str, database: Database, *, name: str) -> Connection:
-    """An open autocommit connection for code without an event loop. Raises DatabaseUnavailable."""
+    """An open autocommit connection for code without an event loop. Raises as `connect`."""
     info = conninfo(dsn, database, name=name)
     try:
-        return psycopg.Connection.connect(info, autocommit=True)
+        return sync_class(database).connect(info, autocommit=True)
     except (psycopg.Error, OSError) as error:
-        raise unavailable(error, describe(dsn)) from error
+        raise pooler_problem(error) or unavailable(error, describe(dsn)) from error
 
 
 async def connect_for_turns(dsn: str, database: Database, *, name: str) -> AsyncConnection:
     """A connection for a shard: json arrives as bytes and timestamptz as microseconds since 2000-01-01, undecoded."""
-    conn = await connect(dsn, database, name=name)
+    if not database.listens:
+        settings = session_settings(database) | TURN
+        conn = await _connect(dsn, database, name, pooler.async_class(settings))
+    else:
+        conn = await connect(dsn, database, name=name)
     try:
         conn.adapters.register_loader("json", ByteaBinaryLoader)
         conn.adapters.register_loader("timestamptz", Int8BinaryLoader)
-        conn.prepare_threshold = 0
-        await conn.execute(TURN_SETTINGS, prepare=False)
+        if database.listens:
+            conn.prepare_threshold = 0
+            await conn.execute(TURN_SETTINGS.encode(), prepare=False)
     except BaseException:
         await conn.close()
         raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psycopg
 
-from wqcore.errors import DatabaseUnavailable, DiskFull, InsertError, NotPermitted, SchemaError
+from wqcore.errors import ConfigError, DatabaseUnavailable, DiskFull, InsertError, NotPermitted, SchemaError
 
 _REPEAT_LATER_CLASSES = (
     "08",  # connection exception
@@ -48,6 +48,21 @@ def unavailable(error: BaseException, where: str) -> DatabaseUnavailable:
     if isinstance(error, psycopg.errors.DiskFull):
         return DiskFull(f"PostgreSQL at {where} has no room left on its disk, nothing was written: {text}")
     return DatabaseUnavailable(f"cannot use PostgreSQL at {where}: {text}")
+
+
+def pooler_problem(error: BaseException) -> ConfigError | None:
+    """A ConfigError when `error` is the refusal of a pooler that stands between us and PostgreSQL, else None."""
+    text = str(error)
+    if "unsupported startup parameter" in text:
+        return ConfigError(
+            ["database.dsn leads to PgBouncer, which refuses settings of a session: write database.pooler = \"transaction\""]
+        )
+    if "not allowed in statement pooling mode" in text:
+        return ConfigError(
+            ["database.dsn leads to PgBouncer in statement mode, where there are no transactions: let it have "
+             "pool_mode = transaction for this database, or give a DSN that leads to PostgreSQL itself"]
+        )  # fmt: skip
+    return None
 
 
 def schema_problem(error: BaseException, schema: str) -> SchemaError | None:

@@ -1,8 +1,9 @@
 """Brings a schema to the version of this code: one transaction a step, one migrator at a time, repeatable after a crash.
 
-Protocol: take an advisory lock named after the schema, read the version, apply each missing file in a transaction that
-also records it. A migrator killed midway leaves whole steps and no lock (advisory locks die with their session). A
-schema newer than the code is refused: an old program must not write into tables it does not know.
+Protocol, a transaction for each step: take an advisory lock named after the schema, read the version, apply the next file
+and record it. Lock and role are the transaction's, so that they end with it also where a pooler lends sessions out. A
+migrator killed midway leaves whole steps and no lock. A schema newer than the code is refused: an old program must not
+write into tables it does not know.
 
 A schema that belongs to another role than the user (`db/roles.py`) is migrated as that role, if the user is a member of it:
 what a step adds then has the same owner.
@@ -128,23 +129,41 @@ def migrate(conn: Connection, line: Line, *, say: Callable[[str], None] = lambda
     `conn` must be in autocommit mode. Raises SchemaError (newer schema, no right to change it, or the lock could not be had
     within about a minute) and psycopg.Error (a step failed; it left nothing behind).
     """
-    key = f"wqcore migration of {line.schema}"
-    conn.execute("select pg_advisory_lock(hashtextextended(%s, 0))", (key,))
-    try:
-        with _as_owner(conn, line.schema):
-            steps = pending(conn, line)
-            for step in steps:
-                say(f"schema {line.schema}: applying {step.version:04d} {step.name}")
-                _apply(conn, line, step)
-            return steps
-    finally:
-        if not conn.closed:
-            conn.execute("select pg_advisory_unlock(hashtextextended(%s, 0))", (key,))
+    done: list[Step] = []
+    while True:
+        step = _next(conn, line, say)
+        if step is None:
+            return done
+        done.append(step)
+
+
+def _next(conn: Connection, line: Line, say: Callable[[str], None]) -> Step | None:
+    """Applies the next step, when there is one; tries again while others are in the way of its tables."""
+    for attempt in range(1, LOCK_ATTEMPTS_MAX + 1):
+        try:
+            with conn.transaction():
+                key = f"wqcore migration of {line.schema}"
+                conn.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", (key,))
+                with _as_owner(conn, line.schema):
+                    steps = pending(conn, line)
+                    if not steps:
+                        return None
+                    say(f"schema {line.schema}: applying {steps[0].version:04d} {steps[0].name}")
+                    _apply(conn, line, steps[0])
+            return steps[0]
+        except errors.LockNotAvailable:
+            if attempt == LOCK_ATTEMPTS_MAX:
+                raise SchemaError(
+                    f"a migration of {line.schema!r} could not lock its tables in {LOCK_ATTEMPTS_MAX} tries: end long "
+                    "transactions on them and run it again"
+                ) from None
+            time.sleep(1)
+    raise AssertionError("unreachable")
 
 
 @contextmanager
 def _as_owner(conn: Connection, schema: str) -> Iterator[None]:
-    """The session as the role that owns the schema, where the user is another role and a member of it."""
+    """The transaction as the role that owns the schema, where the user is another role and a member of it."""
     row = conn.execute(
         "select pg_get_userbyid(nspowner), pg_has_role(nspowner, 'member') from pg_namespace"
         " where nspname = %s and nspowner <> (select oid from pg_roles where rolname = current_user)",
@@ -153,46 +172,34 @@ def _as_owner(conn: Connection, schema: str) -> Iterator[None]:
     owner, may = row if row is not None else (None, False)
     try:
         if may and owner:
-            conn.execute(sql.SQL("set role {}").format(sql.Identifier(owner)))
+            conn.execute(sql.SQL("set local role {}").format(sql.Identifier(owner)))
         yield
     except errors.InsufficientPrivilege as error:
         whose = f"it belongs to {owner!r}: repeat this as a member of that role" if owner else "ask its administrator"
         raise SchemaError(
             f"user {conn.info.user!r} may not migrate schema {schema!r} ({error.diag.message_primary}); {whose}"
         ) from None
-    finally:
-        if may and not conn.closed:
-            conn.execute("reset role")
 
 
 def _apply(conn: Connection, line: Line, step: Step) -> None:
+    """Applies a step and records it, both or none."""
     schema = sql.Identifier(line.schema)
-    for attempt in range(1, LOCK_ATTEMPTS_MAX + 1):
-        try:
-            with conn.transaction():
-                conn.execute(sql.SQL("set local lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
-                conn.execute("set local statement_timeout = 0")
-                if step.version == 1:
-                    conn.execute(sql.SQL("create schema if not exists {}").format(schema))
-                    conn.execute(
-                        sql.SQL(
-                            "create table {}.migration (version integer primary key, name text not null, "
-                            "applied_at timestamptz not null default now())"
-                        ).format(schema)
-                    )
-                conn.execute(compose(without_comments(step.text), line.schema))
-                conn.execute(
-                    sql.SQL("insert into {}.migration (version, name) values (%s, %s)").format(schema),
-                    (step.version, step.name),
-                )
-            return
-        except errors.LockNotAvailable:
-            if attempt == LOCK_ATTEMPTS_MAX:
-                raise SchemaError(
-                    f"migration {step.version:04d} of {line.schema!r} could not lock its tables in "
-                    f"{LOCK_ATTEMPTS_MAX} tries: end long transactions on them and run it again"
-                ) from None
-            time.sleep(1)
+    with conn.transaction():
+        conn.execute(sql.SQL("set local lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
+        conn.execute("set local statement_timeout = 0")
+        if step.version == 1:
+            conn.execute(sql.SQL("create schema if not exists {}").format(schema))
+            conn.execute(
+                sql.SQL(
+                    "create table {}.migration (version integer primary key, name text not null, "
+                    "applied_at timestamptz not null default now())"
+                ).format(schema)
+            )
+        conn.execute(compose(without_comments(step.text), line.schema))
+        conn.execute(
+            sql.SQL("insert into {}.migration (version, name) values (%s, %s)").format(schema),
+            (step.version, step.name),
+        )
 
 
 def show(line: Line, steps: list[Step]) -> str:

@@ -18,6 +18,7 @@ from wqcore.catalog import Kind
 from wqcore.db.connect import BigIntArray
 from wqcore.errors import ArgsTooLarge, InsertError, InvalidArgs, UnknownQueue
 from wqcore.job import ATTEMPTS_MAX, PRIORITY_MAX, PRIORITY_MIN, JobKeyMode, Unique, check_name
+from wqcore.settings import HOME
 from wqcore.signature import where
 
 
@@ -91,13 +92,16 @@ class Inserted(int):
     Attributes:
         skipped (bool): such a job existed already; this is its id, and nothing was written.
         replaced (bool): a waiting job of the job key was overwritten; this is its id.
+        database (str): the name of the database in which it is; `default` is that of the table [database].
     """
 
     skipped: bool
     replaced: bool
+    database: str
 
-    def __new__(cls, job_id: int, what: str = "inserted") -> Self:
+    def __new__(cls, job_id: int, what: str = "inserted", database: str = HOME) -> Self:
         self = super().__new__(cls, job_id)
+        self.database = database
         self.skipped = what == "skipped"
         self.replaced = what == "replaced"
         return self

@@ -78,12 +78,14 @@ class Protocol:
         queue: str,
         channel: str,
         reply_timeout_s: float,
+        prepare: bool = True,
     ) -> None:
         self._sql = statements
         self._shard = shard
         self._queue = queue
         self._channel = channel
         self._reply_timeout_s = reply_timeout_s + REPLY_GRACE_S
+        self._prepare = prepare
         self._turn = clock.monotonic_ns()
         self._since = 0
         self._session = 0
@@ -252,6 +254,7 @@ class Protocol:
                 "ago_us": ago_us,
                 "output": output,
             },
+            prepare=None if self._prepare else False,  # the connection is the caller's, and may go through the pooler too
         )
         return await cursor.fetchone() is not None
 
@@ -307,7 +310,7 @@ class Protocol:
         params["shard"] = self._shard
         params["queue"] = self._queue
         async with asyncio.timeout(self._reply_timeout_s):
-            cursor = await self.conn.execute(self._sql[name], params, prepare=True, binary=True)
+            cursor = await self.conn.execute(self._sql[name], params, prepare=self._prepare, binary=True)
             return await cursor.fetchall() if cursor.rownumber is not None else []
 
 

@@ -28,7 +28,7 @@ from wqcore.proc.master import Post
 from wqcore.proc.memory import watch_memory
 from wqcore.proc.preload import preload
 from wqcore.proc.strays import close, guard_copies, run
-from wqcore.recurring import declared
+from wqcore.recurring import declared_at
 from wqcore.resource import app_problems, use_app_settings
 from wqcore.settings import Process, Settings
 from wqcore.shard import Shard
@@ -44,12 +44,15 @@ FLUSH_LOOKS, FLUSH_LOOK_S = 100, 0.005
 
 @dataclass(frozen=True)
 class Program:
-    """What every child needs to know."""
+    """What every child needs to know: of the database whose jobs it runs, and of all, for what its handlers insert."""
 
     settings: Settings
     dsn: str
     process_id: str
     version: str
+    whole: Settings
+    home_dsn: str
+    database: str
 
 
 def worker(post: Post) -> int:
@@ -63,7 +66,7 @@ def worker(post: Post) -> int:
             preload(program.settings.process.handlers, timeout_s=program.settings.process.boot_timeout_s)
             _make_kinds_known(post, program)
         use_app_settings(program.settings.app)
-        use_database(program.settings, program.dsn)
+        use_database(program.whole, program.home_dsn)
         problems = app_problems()
         if problems:
             raise ConfigError(problems)
@@ -256,7 +259,7 @@ async def _keep(post: Post, program: Program, sheet: Sheet) -> int:
         live_shards=lambda: {other.shard for other in sheets if other.state != FREE},
         master_lives=lambda: clock.monotonic_ns() - board.tick_ns < MASTER_SILENT_S * 1e9,
         answered=lambda number: _answer(post.answers_fd, number),
-        declared=declared(program.settings),
+        declared=declared_at(program.whole, program.database),
     )
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, worker_of_master.leave)
