@@ -28,7 +28,7 @@ from wqcore.client import Client, SyncClient
 from wqcore.client.own import current_client
 from wqcore.control.changes import Changed
 from wqcore.control.filters import JobFilter
-from wqcore.control.jobs import FailedAttempt, JobInfo
+from wqcore.control.jobs import FailedAttempt, JobInfo, LogLine
 from wqcore.control.outcomes import Gap, OutcomeEvent
 from wqcore.control.schedules import ScheduleInfo
 from wqcore.db.migrate import migrations
@@ -67,6 +67,7 @@ from wqcore.resource import AppSettings, app_settings, resource, settings_for
 from wqcore.settings import Settings, load
 from wqcore.signature import BatchItem
 from wqcore.version import VERSION
+from wqcore.watch.log import JobContextFilter, set_up_logging
 
 __version__ = VERSION
 
@@ -94,6 +95,7 @@ __all__ = [
     "InvalidRequest",
     "InvalidSchedule",
     "Job",
+    "JobContextFilter",
     "JobFailed",
     "JobFilter",
     "JobInfo",
@@ -101,6 +103,7 @@ __all__ = [
     "JobState",
     "Kind",
     "LeaseLost",
+    "LogLine",
     "NotPermitted",
     "Outcome",
     "OutcomeEvent",
@@ -134,6 +137,7 @@ __all__ = [
     "recurring",
     "resolve_queue",
     "resource",
+    "set_up_logging",
     "settings_for",
     "work_middleware",
 ]

@@ -25,7 +25,7 @@ def begin() -> Iterator[Begin]:
     handlers, level = root.handlers[:], root.level
 
     def set_up(settings: Logging) -> io.TextIOWrapper:
-        log.set_up(settings)
+        log.set_up_logging(settings)
         stream = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
         root.handlers[0].setStream(stream)  # type: ignore[attr-defined]
         return stream

@@ -16,7 +16,7 @@ from wqcore.recurring import declared
 from wqcore.recurring import problems as schedule_problems
 from wqcore.resource import app_problems, use_app_settings
 from wqcore.version import VERSION
-from wqcore.watch import log
+from wqcore.watch.log import set_up_logging
 
 
 @front.app.callback()
@@ -43,7 +43,7 @@ def run(
 ) -> None:
     """Run the workers until TERM or Ctrl-C drains them."""
     settings = front.settings(config, group)
-    log.set_up(settings.logging)
+    set_up_logging(settings.logging)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the master takes its signals over
     try:
         with launch.database(settings) as dsn:

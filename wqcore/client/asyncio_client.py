@@ -125,24 +125,24 @@ class Client(Front, AsyncControl):
         the items read so far, `skipped` with the position of an item and the id of the job that exists already. The
         first item that is refused rolls everything back and raises as `insert` does.
         """
-        bulk = Bulk(progress, skipped)
-        async with self._connection() as conn, conn.transaction():
-            await conn.execute(self._statements["bulk_begin"])
-            each = _each(items)
-            more = True
-            while more:
-                more = False
-                async with conn.cursor() as cursor, cursor.copy(self._statements["copy"]) as copy:
-                    async for item in each:
-                        if not bulk.take(await self._row_known(item)):
-                            continue
-                        if bulk.is_full():
-                            more = True
-                            break
+        with Bulk(progress, skipped, self._tracing) as bulk:
+            async with self._connection() as conn, conn.transaction():
+                await conn.execute(self._statements["bulk_begin"])
+                each = _each(items)
+                more = True
+                while more:
+                    more = False
+                    async with conn.cursor() as cursor, cursor.copy(self._statements["copy"]) as copy:
+                        async for item in each:
+                            if not bulk.take(await self._row_known(item)):
+                                continue
+                            if bulk.is_full():
+                                more = True
+                                break
+                            await copy.write(bulk.lines())
                         await copy.write(bulk.lines())
-                    await copy.write(bulk.lines())
-                await self._do(bulk.insertion(), conn)
-            await self._do(bulk.wakes(self._database.schema), conn)
+                    await self._do(bulk.insertion(), conn)
+                await self._do(bulk.wakes(self._database.schema), conn)
         return bulk.result()
 
     async def dequeue(self, job_key: str, *, tx: AsyncConnection | None = None) -> bool:

@@ -25,6 +25,7 @@ from wqcore.line.insert import (
     columns_of,
     seen_by,
 )
+from wqcore.line.traces import tracing
 from wqcore.settings import Database, Insert, Settings
 
 POOL_CONNECTIONS_MAX = 8
@@ -57,6 +58,7 @@ class Front:
         self._statements = Statements(database.schema)
         self._inserter: Inserter | None = None
         self._notified: dict[str, float] = {}
+        self._tracing = tracing(settings) if settings is not None else None
 
     @property
     def dsn(self) -> str:
@@ -99,7 +101,12 @@ class Front:
         return wake.channel(self._database.schema, queue)
 
     def _insertion(self, row: NewJob | KeyedJob, *, always_notify: bool = False) -> Request[Inserted]:
-        """Inserts one job."""
+        """Inserts one job, in a span where the program wants traces."""
+        if self._tracing is None:
+            return self._written(row, always_notify)
+        return self._tracing.sending(row, lambda stamped: self._written(stamped, always_notify))
+
+    def _written(self, row: NewJob | KeyedJob, always_notify: bool) -> Request[Inserted]:
         queue = row.queue if isinstance(row, NewJob) else row.job.queue
         channel = wake.channel(self._database.schema, queue) if always_notify else self._channel_due(queue)
         if isinstance(row, KeyedJob):

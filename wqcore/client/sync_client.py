@@ -105,8 +105,7 @@ class SyncClient(Front, SyncControl):
         self, items: Iterable[Item], *, progress: Progress | None = None, skipped: Skipped | None = None
     ) -> InsertedMany:
         """As `Client.insert_many`."""
-        bulk = Bulk(progress, skipped)
-        with self._connection() as conn, conn.transaction():
+        with Bulk(progress, skipped, self._tracing) as bulk, self._connection() as conn, conn.transaction():
             conn.execute(self._statements["bulk_begin"])
             each = iter(items)
             more = True

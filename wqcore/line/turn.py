@@ -221,7 +221,14 @@ class Protocol:
         await self._send("progress_forget", ids=BigIntArray(list(ids)))
 
     async def complete_tx(
-        self, conn: AsyncConnection, *, job_id: int, revision: int, ago_us: int, output: str | None = None
+        self,
+        conn: AsyncConnection,
+        *,
+        job_id: int,
+        revision: int,
+        ago_us: int,
+        output: str | None = None,
+        log: str | None = None,
     ) -> bool:
         """Completes a job in the caller's transaction; False when the lease is lost."""
         cursor = await conn.execute(
@@ -232,6 +239,7 @@ class Protocol:
                 "revision": revision,
                 "ago_us": ago_us,
                 "output": output,
+                "log": log,
             },
         )
         return await cursor.fetchone() is not None
@@ -256,6 +264,7 @@ class Protocol:
             "errors": [item.error for item in items],
             "outputs": [item.output for item in items],
             "started": [item.started for item in items],
+            "logs": [item.log for item in items],
         }
 
     async def _settle(self, name: str, items: list[Any], columns: Any) -> None:
@@ -276,7 +285,7 @@ class Protocol:
                 raise
             cleaned = items[0]._replace(error=_UNSTORABLE)
             await self._settle(
-                name, [cleaned._replace(output=None) if isinstance(cleaned, Ended) else cleaned], columns
+                name, [cleaned._replace(output=None, log=None) if isinstance(cleaned, Ended) else cleaned], columns
             )
             return
         if not rows:
