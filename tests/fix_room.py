@@ -13,6 +13,7 @@ import pytest_asyncio
 from wqcore.catalog import Catalog, Kind
 from wqcore.job import Job
 from wqcore.line.execute import Executor
+from wqcore.line.traces import Tracing
 from wqcore.settings import Logging
 
 
@@ -57,6 +58,7 @@ class Room:
         self.side = Side()
         self.changed = asyncio.Event()
         self.log_settings = Logging(tasks="all")
+        self.tracing: Tracing | None = None
         self.executor: Executor = None  # type: ignore[assignment]
 
     def kind(self, name: str, handler: Callable[..., Any], timeout_s: float = 60, backoff: Any = lambda n: 7.0,
@@ -75,6 +77,7 @@ class Room:
             queue="q", workers=workers, catalog=self.catalog, sheet=self.sheet, run_side=self.side,
             on_change=self.changed.set, cancel_grace_s=cancel_grace_s, log_settings=self.log_settings,
         )  # fmt: skip
+        self.executor.tracing = self.tracing
         self.executor.start()
         return self.executor
 
