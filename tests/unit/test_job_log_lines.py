@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from tests.fix_log import Begin, said
 from tests.fix_room import Args, Room, row
-from tests.unit.test_log_lines import Begin, begin, said  # noqa: F401 (a fixture)
 from wqcore.job import Job
 from wqcore.line.voice import LINE_BYTES, Kept, Voice, share_of
+from wqcore.outcome import Snooze
 from wqcore.settings import KindLogging, Logging
 from wqcore.signature import BatchHandler, BatchItem, ThreadHandler
 from wqcore.watch.log import JobContextFilter
@@ -30,12 +31,12 @@ def about(line: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(line.get(name) for name in ("message", "task_kind", "job_id", "queue", "attempt"))
 
 
-def listen(begin: Begin, room: Room, **settings: Any) -> io.TextIOWrapper:  # noqa: F811
+def listen(begin: Begin, room: Room, **settings: Any) -> io.TextIOWrapper:
     room.log_settings = Logging(format="json", **settings)
     return begin(room.log_settings)
 
 
-async def test_every_line_of_a_handler_names_its_job_in_tasks_and_threads_too(begin: Begin, room: Room) -> None:  # noqa: F811
+async def test_every_line_of_a_handler_names_its_job_in_tasks_and_threads_too(begin: Begin, room: Room) -> None:
     async def inner() -> None:
         shop.info("in a task")
         await asyncio.to_thread(shop.info, "in a thread of a task")
@@ -62,7 +63,7 @@ async def test_every_line_of_a_handler_names_its_job_in_tasks_and_threads_too(be
     ]
 
 
-async def test_a_line_of_a_batch_names_its_jobs_and_one_of_a_single_job_that_job(begin: Begin, room: Room) -> None:  # noqa: F811
+async def test_a_line_of_a_batch_names_its_jobs_and_one_of_a_single_job_that_job(begin: Begin, room: Room) -> None:
     async def handler(items: list[BatchItem[Args]]) -> None:
         shop.info("%d jobs", len(items))
         await asyncio.to_thread(shop.info, "in a thread")
@@ -81,7 +82,7 @@ async def test_a_line_of_a_batch_names_its_jobs_and_one_of_a_single_job_that_job
     }
 
 
-async def test_a_task_that_outlives_its_job_logs_without_it(begin: Begin, room: Room) -> None:  # noqa: F811
+async def test_a_task_that_outlives_its_job_logs_without_it(begin: Begin, room: Room) -> None:
     ended, left = asyncio.Event(), []
 
     async def outlive() -> None:
@@ -104,7 +105,7 @@ async def test_a_task_that_outlives_its_job_logs_without_it(begin: Begin, room: 
     assert [about(line) for line in lines(stream)] == [("late", None, None, None, None)] * 2
 
 
-async def test_what_a_program_says_itself_of_a_line_stays(begin: Begin, room: Room) -> None:  # noqa: F811
+async def test_what_a_program_says_itself_of_a_line_stays(begin: Begin, room: Room) -> None:
     async def handler(args: Args, job: Job) -> None:
         shop.info("mine", extra={"queue": "at the till", "attempt": "second"})
 
@@ -134,7 +135,7 @@ async def test_a_programs_own_log_handler_gets_the_fields_by_the_filter(room: Ro
     assert stream.getvalue() == "k/5 hello\n"
 
 
-async def test_each_kind_has_its_own_level_under_its_former_names_too(begin: Begin, room: Room) -> None:  # noqa: F811
+async def test_each_kind_has_its_own_level_under_its_former_names_too(begin: Begin, room: Room) -> None:
     async def handler(args: Args, job: Job) -> None:
         for level in (logging.DEBUG, logging.INFO, logging.WARNING):
             shop.log(level, job.kind)
@@ -156,7 +157,7 @@ async def test_each_kind_has_its_own_level_under_its_former_names_too(begin: Beg
     assert started == [1, 2, 3]
 
 
-async def test_a_sample_takes_whole_jobs_and_every_failure(begin: Begin, room: Room) -> None:  # noqa: F811
+async def test_a_sample_takes_whole_jobs_and_every_failure(begin: Begin, room: Room) -> None:
     async def handler(args: Args, job: Job) -> None:
         shop.info("works")
         if job.id % 10 == 0:
@@ -181,9 +182,7 @@ async def test_a_sample_takes_whole_jobs_and_every_failure(begin: Begin, room: R
     assert len([line for line in lines(stream) if line["task_kind"] == "all"]) == 10
 
 
-async def test_a_snoozed_job_is_announced_as_such(begin: Begin, room: Room) -> None:  # noqa: F811
-    from wqcore.outcome import Snooze
-
+async def test_a_snoozed_job_is_announced_as_such(begin: Begin, room: Room) -> None:
     async def handler(args: Args, job: Job) -> None:
         raise Snooze(3)
 
@@ -195,7 +194,7 @@ async def test_a_snoozed_job_is_announced_as_such(begin: Begin, room: Room) -> N
     assert lines(stream, "wqcore.task")[1]["retry_in_s"] == 3
 
 
-async def test_lines_are_kept_with_the_outcome_of_their_run(begin: Begin, room: Room) -> None:  # noqa: F811
+async def test_lines_are_kept_with_the_outcome_of_their_run(begin: Begin, room: Room) -> None:
     async def handler(args: Args, job: Job) -> None:
         for n in range(job.id):
             shop.info("line %d", n)
@@ -280,7 +279,7 @@ def test_a_kind_costs_its_jobs_nothing_unless_something_is_asked_of_its_lines(ta
     assert not Voice(Logging(tasks=tasks, sample=0.0)).announces(7)
 
 
-def test_threads_of_their_own_log_without_a_job(begin: Begin) -> None:  # noqa: F811
+def test_threads_of_their_own_log_without_a_job(begin: Begin) -> None:
     stream = begin(Logging(format="json"))
     thread = threading.Thread(target=shop.info, args=("alone",))
     thread.start()

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
 from tests.fix_room import Args, Room, row
-from tests.fix_spans import Spans, spans  # noqa: F401 (a fixture)
+from tests.fix_spans import Spans
 from wqcore.errors import LeaseLost
 from wqcore.job import Job, Row
 from wqcore.line.execute import LEASE, SHUTDOWN
@@ -45,7 +45,7 @@ def attribute(span: ReadableSpan, name: str) -> Any:
     return (span.attributes or {}).get(name)
 
 
-async def test_an_attempt_is_a_consumer_span_under_the_insert(traced: Room, spans: Spans) -> None:  # noqa: F811
+async def test_an_attempt_is_a_consumer_span_under_the_insert(traced: Room, spans: Spans) -> None:
     inner: list[int] = []
 
     async def handler(args: Args, job: Job) -> None:
@@ -82,7 +82,7 @@ async def test_an_attempt_is_a_consumer_span_under_the_insert(traced: Room, span
 
 
 @pytest.mark.parametrize("metadata", ['{"mine": 1}', "[1]", "7", "{", '{"traceparent": "nonsense"}', '{"traceparent": 3}'])
-async def test_a_job_that_carries_nothing_usable_begins_a_trace(traced: Room, spans: Spans, metadata: str) -> None:  # noqa: F811
+async def test_a_job_that_carries_nothing_usable_begins_a_trace(traced: Room, spans: Spans, metadata: str) -> None:
     async def handler(args: Args, job: Job) -> None: ...
 
     traced.kind("k", handler)
@@ -106,7 +106,7 @@ ERRORS = {
 
 @pytest.mark.parametrize("last", [False, True], ids=["first attempt", "last attempt"])
 @pytest.mark.parametrize("what", ERRORS)
-async def test_a_span_says_what_became_of_its_attempt(traced: Room, spans: Spans, what: str, last: bool) -> None:  # noqa: F811
+async def test_a_span_says_what_became_of_its_attempt(traced: Room, spans: Spans, what: str, last: bool) -> None:
     async def handler(args: Args, job: Job) -> None:
         error = ERRORS[what]
         if error is not None:
@@ -120,7 +120,7 @@ async def test_a_span_says_what_became_of_its_attempt(traced: Room, spans: Spans
 
 
 @pytest.mark.parametrize("why", ["time-out", "request", SHUTDOWN, LEASE, "deleted"])
-async def test_a_span_says_why_its_attempt_was_cancelled(traced: Room, spans: Spans, why: str) -> None:  # noqa: F811
+async def test_a_span_says_why_its_attempt_was_cancelled(traced: Room, spans: Spans, why: str) -> None:
     async def handler(args: Args, job: Job) -> None:
         await asyncio.sleep(60)
 
@@ -158,7 +158,7 @@ def becomes(outcomes: Any) -> str:
     return "completed" if outcomes.done else "interrupted"
 
 
-async def test_the_text_of_an_error_is_in_a_span_where_logs_have_it(room: Room, spans: Spans) -> None:  # noqa: F811
+async def test_the_text_of_an_error_is_in_a_span_where_logs_have_it(room: Room, spans: Spans) -> None:
     async def handler(args: Args, job: Job) -> None:
         raise ValueError("not so secret")
 
@@ -173,7 +173,7 @@ async def test_the_text_of_an_error_is_in_a_span_where_logs_have_it(room: Room, 
     assert "in handler" in str(dict(event.attributes or {})["exception.stacktrace"])
 
 
-async def test_a_batch_is_one_span_linked_to_the_insert_of_each_job(traced: Room, spans: Spans) -> None:  # noqa: F811
+async def test_a_batch_is_one_span_linked_to_the_insert_of_each_job(traced: Room, spans: Spans) -> None:
     inner: list[int] = []
 
     async def handler(items: list[BatchItem[Args]]) -> list[BaseException | None]:
@@ -197,7 +197,7 @@ async def test_a_batch_is_one_span_linked_to_the_insert_of_each_job(traced: Room
     assert inner == [span.context.span_id]
 
 
-async def test_one_job_does_not_see_the_span_of_another(traced: Room, spans: Spans) -> None:  # noqa: F811
+async def test_one_job_does_not_see_the_span_of_another(traced: Room, spans: Spans) -> None:
     seats: list[Any] = []
 
     async def handler(args: Args, job: Job) -> None:
