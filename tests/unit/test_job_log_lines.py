@@ -241,7 +241,7 @@ def record(message: Any, *args: Any, exc: BaseException | None = None) -> loggin
 
 
 def test_what_is_kept_of_a_run_is_bounded_in_bytes() -> None:
-    kept = Kept(10_000, 2_000, logging.INFO)
+    kept = Kept(10_000, 2_000)
     for n in range(500):
         kept.add(record("é" * n))
         texts = sum(len(line["message"].encode()) for line in kept.lines()[-100:])
@@ -257,7 +257,7 @@ def test_what_is_kept_can_be_stored_whatever_it_is() -> None:
         def __str__(self) -> str:
             raise ValueError
 
-    kept = Kept(10, 100_000, logging.INFO)
+    kept = Kept(10, 100_000)
     try:
         raise UnreadableError
     except UnreadableError as error:

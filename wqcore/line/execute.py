@@ -31,7 +31,7 @@ from wqcore.line.ledger import ASKED_FOR, KindStats
 from wqcore.line.seat import CANCELLED, GONE, LEASE, SHUTDOWN, TIMEOUT, Owner, Seat, Sheet
 from wqcore.line.settle import Ended
 from wqcore.line.threads import InThread, Threads
-from wqcore.line.voice import Kept, Voice
+from wqcore.line.voice import SHARES, SPREAD, Kept, Voice
 from wqcore.line.waiting import Waiting
 from wqcore.settings import Logging
 from wqcore.signature import BatchHandler, Handler, ThreadHandler
@@ -251,7 +251,7 @@ class Executor(Waiting):
         clean_context = contextvars.copy_context()
         task, index, queue, kinds, counters = seat.task, seat.index, self.queue, self._kinds, self.counters
         take, started, finished, monotonic = self._next, self._sheet.started, self._sheet.finished, clock.monotonic
-        attentive = self._attentive
+        attentive, announced = self._attentive, False
         kept: Kept | None = None
         now = monotonic()
         self._at_work.set()
@@ -281,7 +281,10 @@ class Executor(Waiting):
                 if row[_DEATHS]:
                     self._leave_alone(seat, row)
                 if attentive:
-                    kept = self._attend(seat, row, found.voice)
+                    seat.voice, seat.lines = found.voice, None
+                    announced = row[_ID] * SPREAD % SHARES < found.voice.announced_below
+                    if announced:
+                        self._say(logging.INFO, "Task started", row)
                 seat.job = job = Job(row, queue, seat)
                 try:
                     await found.call(found.decode(row[_ARGS]), job)
@@ -290,6 +293,8 @@ class Executor(Waiting):
                     self._on_change()
                 else:
                     outcomes = self.outcomes  # read only now: the shard swaps it while handlers wait
+                    if attentive:
+                        kept = seat.lines
                     if job._output is None and not kept:
                         outcomes.done.append(row)
                         outcomes.done_began.append(began)
@@ -299,7 +304,7 @@ class Executor(Waiting):
                             Ended(row[_ID], row[_REVISION], began, "completed", None, job._output, log=text)
                         )
                     counters.completed += 1
-                    if attentive and found.voice.announces(row[_ID]):
+                    if announced:
                         self._say(logging.INFO, "Task completed", row, began)
                 now = monotonic()
                 seat.row = seat.job = None
@@ -322,14 +327,6 @@ class Executor(Waiting):
             if now - self._burst_began > BURST_S:
                 await asyncio.sleep(0)
                 self._burst_began = now = monotonic()
-
-    def _attend(self, seat: Seat, row: tuple[Any, ...], voice: Voice) -> Kept | None:
-        """What is heard of the job that starts on this seat; where its lines are to be kept, the place for them."""
-        seat.voice = voice
-        seat.lines = Kept(voice.keep_lines, voice.keep_bytes_max, voice.level) if voice.keep_lines else None
-        if voice.announces(row[_ID]):
-            self._say(logging.INFO, "Task started", row)
-        return seat.lines
 
     def _not_run(self, row: tuple[Any, ...], now: float, *, known: bool) -> None:
         """A job that is not run: its kind is unknown, or its job key was taken from it after its claim."""

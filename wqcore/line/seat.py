@@ -57,6 +57,7 @@ class Seat:
         self.voice: Voice | None = None
         """What is heard of the running job; None where the log's own level decides."""
         self.lines: Kept | None = None
+        """What the running job has logged and keeps; made at the first line."""
         self._owner = owner
         self._halted = halted
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -19,8 +19,8 @@ import msgspec
 from wqcore.line.settle import clean, frames_of, text_of
 from wqcore.settings import Logging
 
-_SHARES = 1 << 32
-_SPREAD = 0x9E3779B1
+SHARES = 1 << 32
+SPREAD = 0x9E3779B1
 """2³² divided by the golden ratio: ids that follow each other fall evenly over the shares."""
 LINE_BYTES = 120
 """What a kept line takes beside its text."""
@@ -33,7 +33,7 @@ class Voice:
 
     def __init__(self, settings: Logging) -> None:
         self.level: int = logging.getLevelNamesMapping()[settings.level.upper()]
-        self.heard_below = math.ceil(settings.sample * _SHARES)
+        self.heard_below = math.ceil(settings.sample * SHARES)
         announces = settings.tasks == "all" and self.level <= logging.INFO
         self.announced_below = self.heard_below if announces else 0
         """"Task started" and "Task completed" are logged for jobs whose share is below this."""
@@ -42,7 +42,7 @@ class Voice:
 
     def asks(self) -> bool:
         """Whether anything has to be done for each job of the kind."""
-        return bool(self.announced_below or self.keep_lines or self.heard_below < _SHARES)
+        return bool(self.announced_below or self.keep_lines or self.heard_below < SHARES)
 
     def announces(self, job_id: int) -> bool:
         """Whether it is logged that the job starts and completes."""
@@ -55,16 +55,15 @@ class Voice:
 
 def share_of(job_id: int) -> int:
     """Where a job lies in 0 … 2³²: those below `sample` of that are in the sample."""
-    return job_id * _SPREAD % _SHARES
+    return job_id * SPREAD % SHARES
 
 
 class Kept:
     """The newest lines of one run, at most so many, of at most so many bytes."""
 
-    __slots__ = ("_bytes", "_bytes_max", "_dropped", "_lines", "_lines_max", "level")
+    __slots__ = ("_bytes", "_bytes_max", "_dropped", "_lines", "_lines_max")
 
-    def __init__(self, lines_max: int, bytes_max: int, level: int) -> None:
-        self.level = level
+    def __init__(self, lines_max: int, bytes_max: int) -> None:
         self._lines: list[tuple[int, dict[str, Any]]] = []
         self._bytes = self._dropped = 0
         self._lines_max, self._bytes_max = lines_max, bytes_max

@@ -24,6 +24,7 @@ import orjson
 
 from wqcore.line.current import current_jobs
 from wqcore.line.seat import Seat
+from wqcore.line.voice import Kept
 from wqcore.settings import Logging
 
 FIELDS = (
@@ -89,7 +90,10 @@ class Keeping(logging.Handler):
             return  # what it says is in the job's row
         for job in current_jobs():
             seat = job._run_side
-            if isinstance(seat, Seat) and seat.lines is not None and record.levelno >= seat.lines.level:
+            voice = seat.voice if isinstance(seat, Seat) else None
+            if isinstance(seat, Seat) and voice is not None and voice.keep_lines and record.levelno >= voice.level:
+                if seat.lines is None:
+                    seat.lines = Kept(voice.keep_lines, voice.keep_bytes_max)
                 seat.lines.add(record)
 
 
