@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import json
 import logging
@@ -262,12 +263,10 @@ def test_what_is_kept_can_be_stored_whatever_it_is() -> None:
         raise UnreadableError
     except UnreadableError as error:
         kept.add(record("a\x00b\ud800c", exc=error))
-    kept.add(record("%d apples", "no number"))
-    first, second = json.loads(kept.json())
+    [first] = json.loads(kept.json())
     assert first["message"] == "a\ufffdb\ufffdc"
     assert first["exception"].splitlines()[0].startswith(__file__)
     assert first["exception"].splitlines()[-1].startswith("test_what_is_kept_can_be_stored")
-    assert second["message"] == "%d apples"
 
 
 @pytest.mark.parametrize("tasks", ["all", "failures"])
@@ -277,6 +276,44 @@ def test_a_kind_costs_its_jobs_nothing_unless_something_is_asked_of_its_lines(ta
     assert Voice(Logging(keep_lines=1)).asks()
     assert Voice(Logging(sample=0.5)).asks()
     assert not Voice(Logging(tasks=tasks, sample=0.0)).announces(7)
+
+
+async def test_a_line_that_cannot_be_made_a_text_costs_nobody_his_job(begin: Begin, room: Room) -> None:
+    async def handler(args: Args, job: Job) -> None:
+        shop.info("%d apples", "no number")
+        shop.info("fine")
+
+    listen(begin, room, keep_lines=5)
+    room.kind("k", handler)
+    room.start().add([row(1)])
+    [ended] = (await room.outcomes(1)).ended
+    assert [line["message"] for line in json.loads(ended.log or "[]")] == ["fine"]
+
+
+async def test_an_error_that_nobody_retrieved_is_not_told_of_the_job_in_which_it_is_collected(
+    begin: Begin, room: Room
+) -> None:
+    left: list[asyncio.Task[None]] = []
+
+    async def fail() -> None:
+        raise ValueError("s3cret")
+
+    async def handler(args: Args, job: Job) -> None:
+        if job.id == 1:
+            left.append(asyncio.create_task(fail()))
+            await asyncio.wait(left)
+        else:
+            left.clear()
+            gc.collect()
+
+    stream = listen(begin, room, keep_lines=5)
+    room.kind("k", handler)
+    room.start(1).add([row(1), row(2)])
+    outcomes = await room.outcomes(2)
+    [line] = lines(stream, "asyncio")
+    assert "never retrieved" in line["message"]
+    assert "job_id" not in line
+    assert outcomes.done_ids == [1, 2], "nor is it kept with it"
 
 
 def test_threads_of_their_own_log_without_a_job(begin: Begin) -> None:

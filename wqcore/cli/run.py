@@ -70,6 +70,11 @@ def check_config(config: front.ConfigOption = None) -> None:
         for kind in catalog
         if kind.handler is None and not kind.planned
     ]
+    problems += [
+        f"logging.kinds.{name}: no module declares a kind of that name; check the spelling, or remove the table"
+        for name in settings.logging.kinds
+        if name not in {kind.name for kind in catalog}
+    ]
     problems += schedule_problems(settings)
     use_app_settings(settings.app)
     problems += app_problems()

@@ -74,11 +74,7 @@ class Kept:
     def add(self, record: logging.LogRecord) -> None:
         """Keeps a line; older ones make room. Not for two threads at a time."""
         text_max = self._bytes_max - LINE_BYTES
-        try:
-            message = record.getMessage()
-        except Exception:  # a format and its arguments that do not fit: logging reports it where the line is written
-            message = str(record.msg)
-        message = _cut(clean(message), text_max)
+        message = _cut(clean(record.getMessage()), text_max)
         size = LINE_BYTES + len(message.encode())
         line: dict[str, Any] = {
             "at": dt.datetime.fromtimestamp(record.created, dt.UTC),

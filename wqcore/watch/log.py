@@ -38,8 +38,16 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """What a text could move a terminal's cursor or change its title with."""
 
 
-QUOTING_LOGGERS = ("wqcore", "asyncio")
+_QUOTING = ("wqcore", "asyncio")
 """Loggers of ours, and of the event loop, that show errors of the program's code."""
+
+
+def _is_program(record: logging.LogRecord) -> bool:
+    """Whether the program has logged this by itself.
+
+    Else it belongs to no job: an error that nobody retrieved, say, is told when it is collected, during any other job.
+    """
+    return record.name.partition(".")[0] not in _QUOTING
 
 
 class JobContextFilter(logging.Filter):
@@ -58,7 +66,7 @@ class JobContextFilter(logging.Filter):
         """Whether the record is logged."""
         if record.name == "wqcore.task":
             return True  # the executor has looked, and given the fields
-        jobs = current_jobs()
+        jobs = current_jobs() if _is_program(record) else ()
         if not jobs:
             return record.levelno >= self._level
         first, known = jobs[0], record.__dict__
@@ -86,8 +94,14 @@ class Keeping(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """The caller holds the handler's lock, so that two threads of a job do not add at a time."""
-        if record.name == "wqcore.task":
-            return  # what it says is in the job's row
+        if not _is_program(record):
+            return
+        try:
+            self._keep(record)
+        except Exception:  # what the program logs can fail when it is made a text; that is no failure of its job
+            self.handleError(record)
+
+    def _keep(self, record: logging.LogRecord) -> None:
         for job in current_jobs():
             seat = job._run_side
             voice = seat.voice if isinstance(seat, Seat) else None
@@ -106,7 +120,7 @@ class Quoting(logging.Formatter):
 
     def _hides(self, record: logging.LogRecord) -> bool:
         """Whether the record shows an error whose text must not be shown."""
-        return not self._error_texts and bool(record.exc_info) and record.name.startswith(QUOTING_LOGGERS)
+        return not self._error_texts and bool(record.exc_info) and not _is_program(record)
 
     def message(self, record: logging.LogRecord) -> str:
         """The message; of the event loop's, which ends in the representation of a task and its error, the first line."""
