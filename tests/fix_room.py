@@ -13,6 +13,8 @@ import pytest_asyncio
 from wqcore.catalog import Catalog, Kind
 from wqcore.job import Job
 from wqcore.line.execute import Executor
+from wqcore.line.traces import Tracing
+from wqcore.settings import Logging
 
 
 class Args(msgspec.Struct):
@@ -55,6 +57,8 @@ class Room:
         self.sheet = Sheet()
         self.side = Side()
         self.changed = asyncio.Event()
+        self.log_settings = Logging(tasks="all")
+        self.tracing: Tracing | None = None
         self.executor: Executor = None  # type: ignore[assignment]
 
     def kind(self, name: str, handler: Callable[..., Any], timeout_s: float = 60, backoff: Any = lambda n: 7.0,
@@ -71,8 +75,9 @@ class Room:
     def start(self, workers: int = 2, cancel_grace_s: float = 5) -> Executor:
         self.executor = Executor(
             queue="q", workers=workers, catalog=self.catalog, sheet=self.sheet, run_side=self.side,
-            on_change=self.changed.set, cancel_grace_s=cancel_grace_s, log_all_tasks=True,
+            on_change=self.changed.set, cancel_grace_s=cancel_grace_s, log_settings=self.log_settings,
         )  # fmt: skip
+        self.executor.tracing = self.tracing
         self.executor.start()
         return self.executor
 

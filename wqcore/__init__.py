@@ -28,7 +28,7 @@ from wqcore.client import Client, SyncClient
 from wqcore.client.own import current_client
 from wqcore.control.changes import Changed
 from wqcore.control.filters import JobFilter
-from wqcore.control.jobs import FailedAttempt, JobInfo
+from wqcore.control.jobs import FailedAttempt, JobInfo, LogLine
 from wqcore.control.outcomes import Gap, OutcomeEvent
 from wqcore.control.schedules import ScheduleInfo
 from wqcore.db.migrate import migrations
@@ -69,6 +69,7 @@ from wqcore.resource import AppSettings, app_settings, resource, settings_for
 from wqcore.settings import Settings, load
 from wqcore.signature import BatchItem
 from wqcore.version import VERSION
+from wqcore.watch.log import JobContextFilter, set_up_logging
 
 __version__ = VERSION
 
@@ -97,6 +98,7 @@ __all__ = [
     "InvalidRequest",
     "InvalidSchedule",
     "Job",
+    "JobContextFilter",
     "JobFailed",
     "JobFilter",
     "JobInfo",
@@ -104,6 +106,7 @@ __all__ = [
     "JobState",
     "Kind",
     "LeaseLost",
+    "LogLine",
     "NotPermitted",
     "Outcome",
     "OutcomeEvent",
@@ -138,6 +141,7 @@ __all__ = [
     "recurring",
     "resolve_queue",
     "resource",
+    "set_up_logging",
     "settings_for",
     "work_middleware",
 ]

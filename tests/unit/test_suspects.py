@@ -11,6 +11,7 @@ from wqcore import backoff
 from wqcore.catalog import Catalog, Kind
 from wqcore.job import Job
 from wqcore.line.execute import Executor
+from wqcore.settings import Logging
 
 
 class Work(msgspec.Struct):
@@ -70,7 +71,7 @@ class Bench:
             run_side=None,  # type: ignore[arg-type]
             on_change=lambda: asyncio.get_running_loop().call_soon(self.settle),
             cancel_grace_s=1,
-            log_all_tasks=False,
+            log_settings=Logging(),
         )
 
     def settle(self) -> None:

@@ -16,7 +16,7 @@ from wqcore.recurring import declared
 from wqcore.recurring import problems as schedule_problems
 from wqcore.resource import app_problems, use_app_settings
 from wqcore.version import VERSION
-from wqcore.watch import log
+from wqcore.watch.log import set_up_logging
 
 
 @front.app.callback()
@@ -45,7 +45,7 @@ def run(
 ) -> None:
     """Run the workers until TERM or Ctrl-C drains them."""
     settings = front.settings(config, group)
-    log.set_up(settings.logging)
+    set_up_logging(settings.logging)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the master takes its signals over
     try:
         with launch.database(settings) as dsn:
@@ -72,6 +72,11 @@ def check_config(config: front.ConfigOption = None) -> None:
         f"kind {kind.name!r} has no handler: import the module that has it, or declare the kind with planned=True"
         for kind in catalog
         if kind.handler is None and not kind.planned
+    ]
+    problems += [
+        f"logging.kinds.{name}: no module declares a kind of that name; check the spelling, or remove the table"
+        for name in settings.logging.kinds
+        if name not in {kind.name for kind in catalog}
     ]
     problems += schedule_problems(settings)
     use_app_settings(settings.app)

@@ -157,35 +157,35 @@ class Client(Front, AsyncControl):
         the items read so far, `skipped` with the position of an item and the id of the job that exists already. The
         first item that is refused rolls everything back and raises as `insert` does.
         """
-        bulk = Bulk(progress, skipped)
-        each, link, several = _each(items), self._routes.home, self._routes.several
-        if several:
-            async for item in each:
-                row = await self._row_known(item)
-                link = self._link(row)
-                bulk.take(row)
-                break
-            else:
-                return bulk.result()
-        async with self._connection(link) as conn, conn.transaction():
-            await conn.execute(link.statements["bulk_begin"])
-            more = True
-            while more:
-                more = False
-                async with conn.cursor() as cursor, cursor.copy(link.statements["copy"]) as copy:
-                    async for item in each:
-                        row = await self._row_known(item)
-                        if several:
-                            self._together(link, row)
-                        if not bulk.take(row):
-                            continue
-                        if bulk.is_full():
-                            more = True
-                            break
+        with Bulk(progress, skipped, self._tracing) as bulk:
+            each, link, several = _each(items), self._routes.home, self._routes.several
+            if several:
+                async for item in each:
+                    row = await self._row_known(item)
+                    link = self._link(row)
+                    bulk.take(row)
+                    break
+                else:
+                    return bulk.result()
+            async with self._connection(link) as conn, conn.transaction():
+                await conn.execute(link.statements["bulk_begin"])
+                more = True
+                while more:
+                    more = False
+                    async with conn.cursor() as cursor, cursor.copy(link.statements["copy"]) as copy:
+                        async for item in each:
+                            row = await self._row_known(item)
+                            if several:
+                                self._together(link, row)
+                            if not bulk.take(row):
+                                continue
+                            if bulk.is_full():
+                                more = True
+                                break
+                            await copy.write(bulk.lines())
                         await copy.write(bulk.lines())
-                    await copy.write(bulk.lines())
-                await self._do(bulk.insertion(), conn, at=link)
-            await self._do(bulk.wakes(link.database.schema), conn, at=link)
+                    await self._do(bulk.insertion(), conn, at=link)
+                await self._do(bulk.wakes(link.database.schema), conn, at=link)
         return bulk.result()
 
     async def dequeue(self, job_key: str, *, tx: AsyncConnection | None = None) -> bool:

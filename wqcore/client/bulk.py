@@ -7,11 +7,14 @@ is one transaction of the caller's: what fails leaves neither jobs nor notificat
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import TracebackType
+from typing import Self
 
 from wqcore.db import wake
 from wqcore.db.request import Query, Request
 from wqcore.line import copying
 from wqcore.line.insert import InsertedMany, KeyedJob, NewJob, columns_of
+from wqcore.line.traces import Tracing
 
 PROGRESS_ROWS = 5_000
 COPY_LINES = 500
@@ -26,7 +29,7 @@ Skipped = Callable[[int, int], None]
 class Bulk:
     """What a bulk insert has written so far, what waits for its statement, and which notifications it owes."""
 
-    def __init__(self, progress: Progress | None, skipped: Skipped | None) -> None:
+    def __init__(self, progress: Progress | None, skipped: Skipped | None, tracing: Tracing | None = None) -> None:
         self.added = 0
         self.counts = {"inserted": 0, "replaced": 0, "skipped": 0}
         self.keyed: list[tuple[int, KeyedJob]] = []
@@ -36,12 +39,24 @@ class Bulk:
         self._lines: list[str] = []
         self._wakes: dict[str, set[tuple[int, int]]] = {}
         self._due: set[str] = set()
+        self._span = None if tracing is None else tracing.sending_many()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._span is not None:
+            self._span.end(error)
 
     def take(self, row: NewJob | KeyedJob) -> bool:
         """Takes a job in; True when there is enough to write: `lines`, or, when it `is_full`, an insertion."""
         self._position += 1
         if self._progress is not None and self._position % PROGRESS_ROWS == 0:
             self._progress(self._position)
+        if self._span is not None:
+            row = self._span.stamped(row)
         if isinstance(row, KeyedJob):
             self.keyed.append((self._position - 1, row))
             return self.is_full()

@@ -28,6 +28,7 @@ from wqcore.line.insert import (
     columns_of,
     seen_by,
 )
+from wqcore.line.traces import tracing
 from wqcore.settings import HOME, Database, Insert, Settings
 
 POOL_CONNECTIONS_MAX = 8
@@ -87,6 +88,7 @@ class Front:
         self._routes = Routes(links, queues)
         self._limits = settings.insert if settings else Insert()
         self._catalog = catalog
+        self._tracing = tracing(settings) if settings is not None else None
 
     @property
     def dsn(self) -> str:
@@ -152,7 +154,12 @@ class Front:
         return args, options
 
     def _insertion(self, link: Link, row: NewJob | KeyedJob, *, always_notify: bool = False) -> Request[Inserted]:
-        """Inserts one job."""
+        """Inserts one job, in a span where the program wants traces."""
+        if self._tracing is None:
+            return self._written(link, row, always_notify)
+        return self._tracing.sending(row, lambda stamped: self._written(link, stamped, always_notify))
+
+    def _written(self, link: Link, row: NewJob | KeyedJob, always_notify: bool) -> Request[Inserted]:
         queue = row.queue if isinstance(row, NewJob) else row.job.queue
         if always_notify:
             channel: str | None = wake.channel(link.database.schema, queue)

@@ -134,35 +134,35 @@ class SyncClient(Front, SyncControl):
         self, items: Iterable[Item], *, progress: Progress | None = None, skipped: Skipped | None = None
     ) -> InsertedMany:
         """As `Client.insert_many`."""
-        bulk = Bulk(progress, skipped)
-        each, link, several = iter(items), self._routes.home, self._routes.several
-        if several:
-            for item in each:
-                row = self._row_known(item)
-                link = self._link(row)
-                bulk.take(row)
-                break
-            else:
-                return bulk.result()
-        with self._connection(link) as conn, conn.transaction():
-            conn.execute(link.statements["bulk_begin"])
-            more = True
-            while more:
-                more = False
-                with conn.cursor() as cursor, cursor.copy(link.statements["copy"]) as copy:
-                    for item in each:
-                        row = self._row_known(item)
-                        if several:
-                            self._together(link, row)
-                        if not bulk.take(row):
-                            continue
-                        if bulk.is_full():
-                            more = True
-                            break
+        with Bulk(progress, skipped, self._tracing) as bulk:
+            each, link, several = iter(items), self._routes.home, self._routes.several
+            if several:
+                for item in each:
+                    row = self._row_known(item)
+                    link = self._link(row)
+                    bulk.take(row)
+                    break
+                else:
+                    return bulk.result()
+            with self._connection(link) as conn, conn.transaction():
+                conn.execute(link.statements["bulk_begin"])
+                more = True
+                while more:
+                    more = False
+                    with conn.cursor() as cursor, cursor.copy(link.statements["copy"]) as copy:
+                        for item in each:
+                            row = self._row_known(item)
+                            if several:
+                                self._together(link, row)
+                            if not bulk.take(row):
+                                continue
+                            if bulk.is_full():
+                                more = True
+                                break
+                            copy.write(bulk.lines())
                         copy.write(bulk.lines())
-                    copy.write(bulk.lines())
-                self._do(bulk.insertion(), conn, at=link)
-            self._do(bulk.wakes(link.database.schema), conn, at=link)
+                    self._do(bulk.insertion(), conn, at=link)
+                self._do(bulk.wakes(link.database.schema), conn, at=link)
         return bulk.result()
 
     def dequeue(self, job_key: str, *, tx: Connection | None = None) -> bool:

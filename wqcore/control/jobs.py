@@ -21,6 +21,23 @@ WINDOW_JOBS = 5_000
 PAGE_JOBS_MAX = 10_000
 
 
+class LogLine(msgspec.Struct, frozen=True):
+    """A line that was logged while a job ran, and that was kept with it (`logging.keep_lines`).
+
+    Attributes:
+        at (datetime): when, by the clock of the worker's host.
+        level (str): debug, info, warning, error or critical.
+        logger (str), message (str): as logged.
+        exception (str | None): `file:line in function` for each frame, then the class and the text.
+    """
+
+    at: dt.datetime
+    level: str
+    logger: str
+    message: str
+    exception: str | None = None
+
+
 class FailedAttempt(msgspec.Struct, frozen=True):
     """Why one attempt failed, or why a job was ended.
 
@@ -30,6 +47,7 @@ class FailedAttempt(msgspec.Struct, frozen=True):
         at (datetime | None): when it was written, by the database's clock.
         error_class (str | None): the name of the exception's class.
         traceback (list of str): `file:line in function`, the innermost last.
+        log (list of LogLine): the newest lines of that attempt, where they were to be kept.
     """
 
     error: str = ""
@@ -37,6 +55,7 @@ class FailedAttempt(msgspec.Struct, frozen=True):
     at: dt.datetime | None = None
     error_class: str | None = msgspec.field(default=None, name="class")
     traceback: list[str] = []
+    log: list[LogLine] = []
 
 
 class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +70,7 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
         args, metadata, output: decoded JSON; the output is None until it is completed, and where it left none.
         errors (list of FailedAttempt): the last ones, the newest last.
         progress (float | None), progress_note (str | None): what the running handler said last.
+        log (list of LogLine): the newest lines of the last run that has ended, where they were to be kept.
     """
 
     id: int
@@ -73,6 +93,7 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
     output: Any
     progress: float | None
     progress_note: str | None
+    log: list[LogLine] = []
 
     @property
     def is_finished(self) -> bool:
@@ -137,12 +158,18 @@ def count(chosen: JobFilter) -> Request[int]:
 
 def info(row: tuple[Any, ...]) -> JobInfo:
     """The JobInfo of a row of jobs_walk.sql."""
-    job_id, _, *fields, errors, output, fraction, note = row
+    job_id, _, *fields, errors, output, log, fraction, note = row
+    attempts = msgspec.convert(errors or [], list[FailedAttempt])
     values = dict(zip(JobInfo.__struct_fields__[1:], fields, strict=False))
     values["state"] = JobState(values["state"])
+    if values["state"] == JobState.COMPLETED:
+        lines = msgspec.convert(log or [], list[LogLine])
+    else:
+        lines = attempts[-1].log if attempts else []
     return JobInfo(
         id=job_id,
-        errors=msgspec.convert(errors or [], list[FailedAttempt]),
+        errors=attempts,
+        log=lines,
         output=output,
         progress=fraction,
         progress_note=note,

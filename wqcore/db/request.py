@@ -1,8 +1,8 @@
 """What somebody asks of the database, apart from how it is waited for: one generator serves asyncio and plain threads.
 
-A request yields `Query` (a statement of `db/sql/` and its parameters), is sent the rows, and returns its result; it
-yields `Pause` when it wants to look again later. It holds no connection: each query may run on another one, in a
-transaction of its own, unless the caller passes its own connection.
+A request yields `Query` (a statement of `db/sql/` and its parameters), is sent the rows, or thrown what sending them raised,
+and returns its result; it yields `Pause` when it wants to look again later. It holds no connection: each query may run on
+another one, in a transaction of its own, unless the caller passes its own connection.
 """
 
 from __future__ import annotations
@@ -47,8 +47,13 @@ async def answer(request: Request[T], fetch: Callable[[Query], Awaitable[Rows]])
             if isinstance(step, Pause):
                 await asyncio.sleep(step.seconds)
                 step = request.send([])
+                continue
+            try:
+                rows = await fetch(step)
+            except BaseException as error:  # also a cancellation: the request may want to know how it ended
+                step = request.throw(error)
             else:
-                step = request.send(await fetch(step))
+                step = request.send(rows)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]  # StopIteration does not know what its generator returns
 
@@ -61,8 +66,13 @@ def answer_sync(request: Request[T], fetch: Callable[[Query], Rows]) -> T:
             if isinstance(step, Pause):
                 clock.sleep(step.seconds)
                 step = request.send([])
+                continue
+            try:
+                rows = fetch(step)
+            except BaseException as error:  # as above
+                step = request.throw(error)
             else:
-                step = request.send(fetch(step))
+                step = request.send(rows)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]  # as above
 

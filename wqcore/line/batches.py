@@ -17,6 +17,7 @@ from typing import Any
 
 from wqcore import clock
 from wqcore.job import Job
+from wqcore.line import current
 from wqcore.line.seat import CANCELLED, GONE, Seat
 from wqcore.signature import BatchHandler, BatchItem
 
@@ -104,7 +105,8 @@ class Batches:
             place.seat.deadline = deadline
         # in the executor's context: the run belongs to no single seat
         loop = asyncio.get_running_loop()
-        batch.run = self._context.copy().run(loop.create_task, self._run(batch))
+        context = current.context_of_batch(tuple(place.item.job for place in batch.places), self._context)
+        batch.run = context.run(loop.create_task, self._run(batch))
         batch.run.set_name(f"wqcore batch of {self._name}")
 
     async def _run(self, batch: _Batch) -> None:

@@ -22,6 +22,7 @@ from wqcore.line.seat import Seat
 
 _seat: contextvars.ContextVar[Seat | None] = contextvars.ContextVar("wqcore seat", default=None)
 _job: contextvars.ContextVar[Job | None] = contextvars.ContextVar("wqcore job", default=None)
+_batch: contextvars.ContextVar[tuple[Job, ...]] = contextvars.ContextVar("wqcore batch", default=())
 _of_thread = threading.local()
 
 
@@ -35,6 +36,14 @@ def current_job() -> Job | None:
     job = _known()
     side = job._run_side if job is not None else None
     return job if isinstance(side, Seat) and job is not None and side.runs(job) else None
+
+
+def current_jobs() -> tuple[Job, ...]:
+    """The jobs that the caller works for: that of `current_job`, or those of its batch that have not ended."""
+    job = current_job()
+    if job is not None:
+        return (job,)
+    return tuple(job for job in _batch.get() if isinstance(job._run_side, Seat) and job._run_side.runs(job))
 
 
 def _known() -> Job | None:
@@ -60,6 +69,13 @@ def context_of(seat: Seat, context: contextvars.Context) -> contextvars.Context:
     """A context for the seat's task."""
     own = context.copy()
     own.run(_seat.set, seat)
+    return own
+
+
+def context_of_batch(jobs: tuple[Job, ...], context: contextvars.Context) -> contextvars.Context:
+    """A context for the run of a batch."""
+    own = context.copy()
+    own.run(_batch.set, jobs)
     return own
 
 

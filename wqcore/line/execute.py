@@ -31,7 +31,9 @@ from wqcore.line.ledger import ASKED_FOR, KindStats
 from wqcore.line.seat import CANCELLED, GONE, LEASE, SHUTDOWN, TIMEOUT, Owner, Seat, Sheet
 from wqcore.line.settle import Ended
 from wqcore.line.threads import InThread, Threads
+from wqcore.line.voice import SHARES, SPREAD, Kept, Voice
 from wqcore.line.waiting import Waiting
+from wqcore.settings import Logging
 from wqcore.signature import BatchHandler, Handler, ThreadHandler
 
 __all__ = ["CANCELLED", "GONE", "LEASE", "SHUTDOWN", "TIMEOUT", "Executor", "Sheet"]
@@ -56,7 +58,7 @@ REPLACED = "replaced by a newer job of its job key before it started"
 class Runnable:
     """What a seat needs to run a kind, one look away each."""
 
-    __slots__ = ("call", "decode", "kind", "number", "stats", "timeout_s")
+    __slots__ = ("call", "decode", "kind", "number", "stats", "timeout_s", "voice")
 
     def __init__(
         self,
@@ -66,6 +68,7 @@ class Runnable:
         decode: Callable[[bytes], Any],
         timeout_s: float,
         stats: KindStats,
+        voice: Voice,
     ) -> None:
         self.kind = kind
         self.number = number
@@ -73,6 +76,7 @@ class Runnable:
         self.decode = decode
         self.timeout_s = timeout_s
         self.stats = stats
+        self.voice = voice
 
 
 class Executor(Waiting):
@@ -88,9 +92,9 @@ class Executor(Waiting):
         run_side: Owner,
         on_change: Callable[[], None],
         cancel_grace_s: float,
-        log_all_tasks: bool,
+        log_settings: Logging,
     ) -> None:
-        super().__init__(queue, on_change)
+        super().__init__(queue, on_change, log_settings)
         self.workers = workers
         self.flush_at = 1
         self.low_water = 0
@@ -99,7 +103,9 @@ class Executor(Waiting):
         self._kinds: dict[str, Runnable] = {}
         self._sheet = sheet
         self._cancel_grace_s = cancel_grace_s
-        self._log_all = log_all_tasks
+        self._log_settings = log_settings
+        self._attentive = False
+        """Whether any kind's lines are announced, sampled, kept, or of a level of their own: else no job pays for that."""
         self._seats = [Seat(index, run_side, lambda: self._halted) for index in range(workers)]
         self._burst_began = 0.0
         self._sweeper: asyncio.Task[None] | None = None
@@ -116,8 +122,13 @@ class Executor(Waiting):
             if kind.handler is not None:
                 self.stats.setdefault(kind.name, KindStats())
                 call = around.composed(self._caller(kind, kind.handler), self._catalog.work_middleware)
-                runnable = Runnable(kind, number, call, kind.decode, kind.timeout_s, self.stats[kind.name])
+                if self.tracing is not None and not isinstance(kind.handler, BatchHandler):
+                    call = self.tracing.running(call)
+                voice = Voice(self._log_settings.of_kind(kind.name))
+                runnable = Runnable(kind, number, call, kind.decode, kind.timeout_s, self.stats[kind.name], voice)
                 self._kinds |= dict.fromkeys((kind.name, *kind.aliases), runnable)
+                self._voices |= dict.fromkeys((kind.name, *kind.aliases), voice)
+        self._attentive = any(voice.asks() for voice in self._voices.values()) or bool(self._log_settings.kinds)
         for seat in self._seats:
             seat.stand_on(loop)
             self._occupy(seat)
@@ -135,6 +146,8 @@ class Executor(Waiting):
                 "batches stay at %d: raise queues.%s.workers or lower processes",
                 kind.name, handler.max_batch, self.workers, self.workers, self.queue,
             )  # fmt: skip
+        if self.tracing is not None:
+            handler = self.tracing.batch(handler)
         return Batches(
             handler, places=self.workers, timeout_s=kind.timeout_s, context=self._context, name=kind.name
         )
@@ -184,6 +197,12 @@ class Executor(Waiting):
         self._halted = False
         self._wake_one()
 
+    def kept_of(self, job_id: int) -> str | None:
+        """The lines that the running job `job_id` has to keep so far, as JSON. May be asked from any thread."""
+        held = ((seat.row, seat.lines) for seat in self._seats)
+        lines = next((lines for row, lines in held if row is not None and row[Row.ID] == job_id), None)
+        return lines.json() if lines else None
+
     def running_us(self, job_id: int) -> int:
         """Microseconds since the running job `job_id` started; 0 when it does not run here."""
         now = clock.monotonic()
@@ -232,7 +251,8 @@ class Executor(Waiting):
         clean_context = contextvars.copy_context()
         task, index, queue, kinds, counters = seat.task, seat.index, self.queue, self._kinds, self.counters
         take, started, finished, monotonic = self._next, self._sheet.started, self._sheet.finished, clock.monotonic
-        log_all = self._log_all
+        attentive, announced = self._attentive, False
+        kept: Kept | None = None
         now = monotonic()
         self._at_work.set()
         while True:
@@ -260,8 +280,11 @@ class Executor(Waiting):
                 seat.row = row
                 if row[_DEATHS]:
                     self._leave_alone(seat, row)
-                if log_all:
-                    log.info("Task started", extra=self._log_fields(row))
+                if attentive:
+                    seat.voice, seat.lines = found.voice, None
+                    announced = row[_ID] * SPREAD % SHARES < found.voice.announced_below
+                    if announced:
+                        self._say(logging.INFO, "Task started", row)
                 seat.job = job = Job(row, queue, seat)
                 try:
                     await found.call(found.decode(row[_ARGS]), job)
@@ -270,14 +293,19 @@ class Executor(Waiting):
                     self._on_change()
                 else:
                     outcomes = self.outcomes  # read only now: the shard swaps it while handlers wait
-                    if job._output is None:
+                    if attentive:
+                        kept = seat.lines
+                    if job._output is None and not kept:
                         outcomes.done.append(row)
                         outcomes.done_began.append(began)
                     else:
-                        outcomes.ended.append(Ended(row[_ID], row[_REVISION], began, "completed", None, job._output))
+                        text = kept.json() if kept else None
+                        outcomes.ended.append(
+                            Ended(row[_ID], row[_REVISION], began, "completed", None, job._output, log=text)
+                        )
                     counters.completed += 1
-                    if log_all:
-                        log.info("Task completed", extra=self._log_fields(row, began))
+                    if announced:
+                        self._say(logging.INFO, "Task completed", row, began)
                 now = monotonic()
                 seat.row = seat.job = None
                 if self._alone is seat:
@@ -330,6 +358,4 @@ class Executor(Waiting):
                 elif not seat.stuck and now - seat.cancelled_at > self._cancel_grace_s:
                     seat.stuck = True
                     self.counters.stuck += 1
-                    log.error(
-                        "Task stuck", extra=self._log_fields(seat.row, seat.began, error="ignores its cancellation")
-                    )
+                    self._say(logging.ERROR, "Task stuck", seat.row, seat.began, error="ignores its cancellation")

@@ -21,7 +21,10 @@ from wqcore.errors import LeaseLost
 from wqcore.job import Row, table_us
 from wqcore.line.seat import CANCELLED, GONE, LEASE, SHUTDOWN, TIMEOUT, Seat
 from wqcore.line.settle import Again, Ended, Outcomes, error_of
+from wqcore.line.traces import Tracing
+from wqcore.line.voice import Kept, Voice
 from wqcore.outcome import Cancel, Discard, Retry, Snooze
+from wqcore.settings import Logging
 
 log = logging.getLogger("wqcore.task")
 
@@ -60,13 +63,18 @@ class KindStats:
 class Ledger:
     """The outcomes of one shard that wait to be written, and its totals."""
 
-    def __init__(self, queue: str) -> None:
+    def __init__(self, queue: str, log_settings: Logging) -> None:
         self.queue = queue
         self.outcomes = Outcomes()
         self.counters = Counters()
         self.stats: dict[str, KindStats] = {}
-        self.error_texts = False
+        self.error_texts = log_settings.errors == "text"
         """Whether the log shows what errors say; their texts can hold args and secrets."""
+        self.tracing: Tracing | None = None
+        """Puts spans around runs; set before the seats are taken."""
+        self._voice = Voice(log_settings)
+        self._voices: dict[str, Voice] = {}
+        """By kind and alias, once the seats are taken."""
         self.unknown_kind_grace_s = 3600.0
         self._unknown_since: dict[str, float] = {}
         """When this worker first met a kind that its program does not know."""
@@ -78,18 +86,19 @@ class Ledger:
         """The outcome of a handler that did not return."""
         if isinstance(error, GeneratorExit):
             raise error
+        kept = seat.lines
         if seat.why == GONE:
             self.counters.interrupted += 1
-            log.info("Task interrupted", extra=self._log_fields(row, began, error="the job was deleted or replaced"))
+            self._say(logging.INFO, "Task interrupted", row, began, error="the job was deleted or replaced")
             return
         if seat.why == CANCELLED and not isinstance(error, Discard):
             self.counters.cancelled += 1
-            self._end(row, began, "cancelled", seat.reason, shown=ASKED_FOR)
+            self._end(row, began, "cancelled", seat.reason, shown=ASKED_FOR, kept=kept)
             return
         if isinstance(error, asyncio.CancelledError):
             if seat.why in (SHUTDOWN, LEASE) or (seat.why is None and self._halted):
                 self.counters.interrupted += 1
-                log.info("Task interrupted", extra=self._log_fields(row, began, error=f"cancelled by {seat.why}"))
+                self._say(logging.INFO, "Task interrupted", row, began, error=f"cancelled by {seat.why}")
                 return
             if seat.why == TIMEOUT:
                 self.counters.timed_out += 1
@@ -98,22 +107,26 @@ class Ledger:
                     row, kind, began,
                     f"timed out after {kind.timeout_s:g} s{ending}{ending and _with_text(error.__cause__)}",
                     shown=f"timed out after {kind.timeout_s:g} s{ending}{ending and _without_text(error.__cause__)}",
+                    kept=kept,
                 )  # fmt: skip
             else:
-                self._fail(row, kind, began, "the handler raised CancelledError: something it awaited was cancelled")
+                reason = "the handler raised CancelledError: something it awaited was cancelled"
+                self._fail(row, kind, began, reason, kept=kept)
         elif isinstance(error, Snooze):
             self.counters.snoozed += 1
             after_s = self._chosen_delay_s(error) or 0.0
             self._snooze(row, after_s)
+            if seat.voice is not None and seat.voice.announces(row[Row.ID]):
+                self._say(logging.INFO, "Task snoozed", row, began, retry_in_s=round(after_s, 3))
         elif isinstance(error, Cancel):
             self.counters.cancelled += 1
-            self._end(row, began, "cancelled", error)
+            self._end(row, began, "cancelled", error, kept=kept)
         elif isinstance(error, Discard):
             self.counters.discarded += 1
-            self._end(row, began, "discarded", error)
+            self._end(row, began, "discarded", error, kept=kept)
         elif isinstance(error, LeaseLost):
             self.counters.interrupted += 1
-            log.warning("Task interrupted", extra=self._log_fields(row, began, error=str(error)))
+            self._say(logging.WARNING, "Task interrupted", row, began, error=str(error))
         elif (
             isinstance(error, msgspec.MsgspecError)
             and error.__traceback__ is not None
@@ -124,7 +137,8 @@ class Ledger:
             problem = f"args do not fit {kind.args_type.__name__}"
             self._end(row, began, "discarded", f"{problem}: {error}", shown=problem)  # msgspec quotes values of enums
         else:
-            self._fail(row, kind, began, error, after_s=self._chosen_delay_s(error) if isinstance(error, Retry) else None)
+            after = self._chosen_delay_s(error) if isinstance(error, Retry) else None
+            self._fail(row, kind, began, error, after_s=after, kept=kept)
 
     def _chosen_delay_s(self, outcome: Retry | Snooze) -> float | None:
         """Seconds from now, by the database's clock, until the time that a handler has chosen; None: it chose none."""
@@ -141,11 +155,12 @@ class Ledger:
         *,
         after_s: float | None = None,
         shown: str | None = None,
+        kept: Kept | None = None,
     ) -> None:
         attempt = row[Row.ATTEMPT] + 1
         if attempt >= row[Row.MAX_ATTEMPTS]:
             self.counters.discarded += 1
-            self._end(row, began, "discarded", error, shown=shown)
+            self._end(row, began, "discarded", error, shown=shown, kept=kept)
             return
         self.counters.retried += 1
         if after_s is None:
@@ -154,9 +169,11 @@ class Ledger:
             except Exception:  # a policy is user code; a job must not be lost by it
                 log.exception("the backoff policy of kind %s failed; using the default", kind.name)
                 after_s = backoff.river(attempt)
-        self.outcomes.again.append(Again(row[Row.ID], row[Row.REVISION], attempt, after_s, error_of(row, error)))
-        fields = self._log_fields(row, began, error=self._shown(error, shown)) | {"retry_in_s": round(after_s, 3)}
-        log.warning("Task failed", extra=fields)
+        entry = error_of(row, error, kept.lines() if kept else None)
+        self.outcomes.again.append(Again(row[Row.ID], row[Row.REVISION], attempt, after_s, entry))
+        self._say(
+            logging.WARNING, "Task failed", row, began, error=self._shown(error, shown), retry_in_s=round(after_s, 3)
+        )
 
     def _snooze(self, row: tuple[Any, ...], after_s: float) -> None:
         ready_us = row[Row.CREATED_AT] if row[Row.RUN_AT] is None else row[Row.RUN_AT]
@@ -173,11 +190,12 @@ class Ledger:
         *,
         started: bool = True,
         shown: str | None = None,
+        kept: Kept | None = None,
     ) -> None:
         """`shown` is what the log may say of an error that quotes others."""
-        ended = Ended(row[Row.ID], row[Row.REVISION], began, outcome, error_of(row, error), started=started)
-        self.outcomes.ended.append(ended)
-        log.warning("Task %s", outcome, extra=self._log_fields(row, began, error=self._shown(error, shown)))
+        entry = error_of(row, error, kept.lines() if kept else None)
+        self.outcomes.ended.append(Ended(row[Row.ID], row[Row.REVISION], began, outcome, entry, started=started))
+        self._say(logging.WARNING, f"Task {outcome}", row, began, error=self._shown(error, shown))
 
     def _unknown_kind(self, row: tuple[Any, ...], began: float) -> None:
         """A job that this program has no handler for: given back with a delay, for a grace time.
@@ -193,7 +211,7 @@ class Ledger:
         if min(known_s, self.seconds_since(row[Row.CREATED_AT])) < self.unknown_kind_grace_s:
             self.counters.snoozed += 1
             self._snooze(row, clock.jittered(UNKNOWN_KIND_DELAY_S))
-            log.warning("Task given back", extra=self._log_fields(row, began, error=reason))
+            self._say(logging.WARNING, "Task given back", row, began, error=reason)
         else:
             self.counters.discarded += 1
             self._end(row, began, "discarded", f"{reason}, which has met the kind for {self.unknown_kind_grace_s:g} s")
@@ -204,18 +222,32 @@ class Ledger:
             return error[:500] if self.error_texts or shown is None else shown
         return _with_text(error)[:500] if self.error_texts else _without_text(error)
 
-    def _log_fields(self, row: tuple[Any, ...], began: float | None = None, error: str | None = None) -> dict[str, Any]:
-        fields = {
-            "task_kind": row[Row.KIND],
-            "job_id": row[Row.ID],
-            "queue": self.queue,
-            "attempt": row[Row.ATTEMPT] + 1,
-        }
+    def _say(
+        self,
+        level: int,
+        message: str,
+        row: tuple[Any, ...],
+        began: float | None = None,
+        *,
+        error: str | None = None,
+        retry_in_s: float | None = None,
+    ) -> None:
+        """A line of a task, where the level of its kind lets it be heard."""
+        kind = row[Row.KIND]
+        voice = self._voices.get(kind, self._voice)
+        if level < voice.level or not log.isEnabledFor(level):
+            return
+        fields = {"task_kind": kind, "job_id": row[Row.ID], "queue": self.queue, "attempt": row[Row.ATTEMPT] + 1}
         if began is not None:
             fields["duration_ms"] = round((clock.monotonic() - began) * 1000, 2)
+        if retry_in_s is not None:
+            fields["retry_in_s"] = retry_in_s
         if error is not None:
             fields["error"] = error
-        return fields
+        if self.tracing is not None and (trace_id := self.tracing.trace_id(row[Row.METADATA])) is not None:
+            fields["trace_id"] = trace_id
+        # made here: finding out who calls walks the stack, for a place that the message names as well
+        log.handle(log.makeRecord(log.name, level, __file__, 0, message, (), None, extra=fields))
 
 
 def _with_text(error: BaseException | None) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import psycopg
 
 from wqcore.job import Job
+from wqcore.line.voice import Kept, Voice
 
 TIMEOUT, SHUTDOWN, LEASE, CANCELLED, GONE = "time-out", "shutdown", "lease", "cancel", "gone"
 """Why a run was cancelled. CANCELLED: somebody asked for it. GONE: the job is not ours any more, so it has no outcome."""
@@ -37,8 +38,8 @@ class Seat:
     """One place where one job at a time runs."""
 
     __slots__ = (
-        "_halted", "_loop", "_owner", "_thread", "began", "cancelled_at", "deadline", "idle", "index", "job", "reason",
-        "row", "stuck", "task", "why",
+        "_halted", "_loop", "_owner", "_thread", "began", "cancelled_at", "deadline", "idle", "index", "job", "lines",
+        "reason", "row", "stuck", "task", "voice", "why",
     )  # fmt: skip
 
     def __init__(self, index: int, owner: Owner, halted: Callable[[], bool]) -> None:
@@ -53,6 +54,10 @@ class Seat:
         self.reason = ""
         self.cancelled_at = 0.0
         self.stuck = False
+        self.voice: Voice | None = None
+        """What is heard of the running job; None where the log's own level decides."""
+        self.lines: Kept | None = None
+        """What the running job has logged and keeps; made at the first line."""
         self._owner = owner
         self._halted = halted
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import traceback
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -43,6 +44,8 @@ class Ended(NamedTuple):
     output: str | None = None
     started: bool = True
     """False: it was cancelled before it ran, so no attempt is counted."""
+    log: str | None = None
+    """The lines that a completed job keeps, as JSON; those of one that failed are in its error."""
 
 
 class Outcomes:
@@ -96,20 +99,28 @@ class Outcomes:
         self.ended[:0] = other.ended
 
 
-def error_of(row: tuple[Any, ...], error: BaseException | str) -> str:
-    """The JSON object that the job's `errors` keep of a failed attempt: attempt, class, message, traceback."""
+def error_of(
+    row: tuple[Any, ...], error: BaseException | str, lines: Sequence[Mapping[str, Any]] | None = None
+) -> str:
+    """The JSON object that the job's `errors` keep of a failed attempt: attempt, class, message, traceback, log lines."""
     entry: dict[str, Any] = {"attempt": row[Row.ATTEMPT] + 1}
     if isinstance(error, str):
         entry["error"] = clean(error)
     else:
         entry["class"] = clean(type(error).__qualname__)
-        entry["error"] = clean(_text(error))
-        # frames only: source lines and locals can hold secrets that a table should not
-        entry["traceback"] = [
-            clean(f"{frame.filename}:{frame.lineno} in {frame.name}")  # a name of a file need not be UTF-8
-            for frame in traceback.extract_tb(error.__traceback__)[-12:]
-        ]
+        entry["error"] = clean(text_of(error))
+        entry["traceback"] = frames_of(error)
+    if lines:
+        entry["log"] = lines
     return msgspec.json.encode(entry).decode()
+
+
+def frames_of(error: BaseException) -> list[str]:
+    """Where an error passed, the innermost last: no source lines and no locals, which can hold secrets."""
+    return [
+        clean(f"{frame.filename}:{frame.lineno} in {frame.name}")  # a name of a file need not be UTF-8
+        for frame in traceback.extract_tb(error.__traceback__)[-12:]
+    ]
 
 
 def clean(text: str) -> str:
@@ -119,7 +130,8 @@ def clean(text: str) -> str:
     return _UNSTORABLE.sub("\ufffd", text)
 
 
-def _text(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
+    """The text of an error of user code."""
     try:
         return str(error)
     except Exception:  # a __str__ of user code can raise anything, and an error without a text is still an error

@@ -242,7 +242,14 @@ class Protocol:
         await self._send("progress_forget", ids=BigIntArray(list(ids)))
 
     async def complete_tx(
-        self, conn: AsyncConnection, *, job_id: int, revision: int, ago_us: int, output: str | None = None
+        self,
+        conn: AsyncConnection,
+        *,
+        job_id: int,
+        revision: int,
+        ago_us: int,
+        output: str | None = None,
+        log: str | None = None,
     ) -> bool:
         """Completes a job in the caller's transaction; False when the lease is lost."""
         cursor = await conn.execute(
@@ -253,6 +260,7 @@ class Protocol:
                 "revision": revision,
                 "ago_us": ago_us,
                 "output": output,
+                "log": log,
             },
             prepare=None if self._prepare else False,  # the connection is the caller's, and may go through the pooler too
         )
@@ -278,6 +286,7 @@ class Protocol:
             "errors": [item.error for item in items],
             "outputs": [item.output for item in items],
             "started": [item.started for item in items],
+            "logs": [item.log for item in items],
         }
 
     async def _settle(self, name: str, items: list[Any], columns: Any) -> None:
@@ -298,7 +307,7 @@ class Protocol:
                 raise
             cleaned = items[0]._replace(error=_UNSTORABLE)
             await self._settle(
-                name, [cleaned._replace(output=None) if isinstance(cleaned, Ended) else cleaned], columns
+                name, [cleaned._replace(output=None, log=None) if isinstance(cleaned, Ended) else cleaned], columns
             )
             return
         if not rows:

@@ -19,7 +19,7 @@ from wqcore.line.bucket import Bucket
 from wqcore.line.keys import Keys
 from wqcore.line.ledger import Ledger
 from wqcore.line.seat import Seat
-from wqcore.settings import Limits
+from wqcore.settings import Limits, Logging
 
 _DEATHS, _PRIORITY, _SERIAL_KEY = Row.DEATHS, Row.PRIORITY, Row.SERIAL_KEY
 """Globals, because on Python 3.11 each look at an attribute of a class costs a job 25 ns."""
@@ -28,8 +28,8 @@ _DEATHS, _PRIORITY, _SERIAL_KEY = Row.DEATHS, Row.PRIORITY, Row.SERIAL_KEY
 class Waiting(Ledger):
     """The jobs of one shard that have been claimed and wait for a seat."""
 
-    def __init__(self, queue: str, on_change: Callable[[], None]) -> None:
-        super().__init__(queue)
+    def __init__(self, queue: str, on_change: Callable[[], None], log_settings: Logging) -> None:
+        super().__init__(queue, log_settings)
         self.keys = Keys()
         self.bucket: Bucket | None = None
         """The queue's rate, as far as it is this shard's share; None: as fast as it goes."""

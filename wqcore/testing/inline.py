@@ -44,7 +44,7 @@ from wqcore.line.insert import (
 from wqcore.line.settle import Ended, Outcomes
 from wqcore.line.turn import Protocol
 from wqcore.proc.board import Board
-from wqcore.settings import Insert
+from wqcore.settings import Insert, Logging
 from wqcore.testing.ask import ask
 
 REPLY_TIMEOUT_S = 30.0
@@ -140,7 +140,7 @@ class _Inline:
             run_side=self,
             on_change=self._ended.set,
             cancel_grace_s=CANCEL_GRACE_S,
-            log_all_tasks=False,
+            log_settings=Logging(),
         )
 
     async def run(self, job_id: int) -> Ran:

@@ -13,6 +13,6 @@ kept as (
     insert into {schema}.history
     select e.* from done cross join lateral {schema}.ending(
         job, 'completed', attempt + 1, %(shard)s, now() - %(ago_us)s * interval '1 microsecond', null,
-        %(output)s::json, 10) as e
+        %(output)s::json, 10, %(log)s::json) as e
 )
 select me.id, (select count(*) from done) from me

@@ -42,11 +42,11 @@ found as (
                 else 'available' end as state,
            j.priority, j.attempt, j.max_attempts, j.deaths, j.serial_key, j.job_key, j.created_at, j.run_at,
            null::timestamptz as attempted_at, null::timestamptz as finished_at, j.args, j.metadata, j.errors,
-           null::json as output
+           null::json as output, null::json as log
       from unfinished j left join held h on h.id = j.id
     union all
     select id, -2, kind, queue, outcome, priority, attempt, max_attempts, deaths, serial_key, job_key, created_at, null,
-           attempted_at, finished_at, args, metadata, errors, output
+           attempted_at, finished_at, args, metadata, errors, output, log
       from ended
 ),
 matched as materialized (
@@ -75,7 +75,8 @@ select e.id as edge, t.total, m.*, p.fraction, p.note
            run_at, attempted_at, finished_at, case when %(whole)s::boolean then args end as args,
            case when %(whole)s::boolean then metadata end as metadata,
            case when %(whole)s::boolean then errors end as errors,
-           case when %(whole)s::boolean then output end as output
+           case when %(whole)s::boolean then output end as output,
+           case when %(whole)s::boolean then log end as log
       from matched order by id limit %(n)s) m on true
   left join {schema}.progress p on p.job = m.id
  order by m.id

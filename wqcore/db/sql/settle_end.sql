@@ -1,5 +1,5 @@
 -- Writes the outcome of jobs that end otherwise than by completing without an output: discarded, cancelled, completed
--- with an output.
+-- with an output or with lines of its log.
 -- Promises: fenced like the turn; the row leaves `job` and enters `history` in one statement.
 -- Rides: shard_pkey, job_pkey. Locks: the shard's row, then the jobs. Repeatable: yes.
 with me as materialized (
@@ -8,10 +8,10 @@ with me as materialized (
 done as (
     delete from {schema}.job j
      using me, unnest(%(ids)s::bigint[], %(revisions)s::bigint[], %(ago_us)s::bigint[], %(outcomes)s::text[],
-                      %(errors)s::text[], %(outputs)s::text[], %(started)s::boolean[])
-               as f (id, revision, ago_us, outcome, error, output, started)
+                      %(errors)s::text[], %(outputs)s::text[], %(started)s::boolean[], %(logs)s::text[])
+               as f (id, revision, ago_us, outcome, error, output, started, log)
      where j.id = any(array[f.id]) and j.revision = f.revision
-    returning j as job, j.id, j.attempt, f.ago_us, f.outcome, f.error, f.output, f.started
+    returning j as job, j.id, j.attempt, f.ago_us, f.outcome, f.error, f.output, f.started, f.log
 ),
 answered as (
     delete from {schema}.cancel_request c using done where c.job = done.id
@@ -21,6 +21,6 @@ kept as (
     select e.* from done cross join lateral {schema}.ending(
         job, outcome, attempt + started::integer, %(shard)s,
         case when started then now() - ago_us * interval '1 microsecond' end, error::jsonb, output::json,
-        %(errors_kept)s) as e
+        %(errors_kept)s, log::json) as e
 )
 select me.id, (select count(*) from done) from me
