@@ -31,6 +31,7 @@ from wqcore.upkeep.cancels import cancel_unheld
 from wqcore.upkeep.cron import Cron
 from wqcore.upkeep.rescue import Rescued, dead_shards, own_shards, rescue
 from wqcore.upkeep.retire import discard_strays, retire, summarize
+from wqcore.watch.page import Page
 
 log = logging.getLogger("wqcore.keeper")
 
@@ -52,6 +53,7 @@ class Keeper:
         master_lives: whether the master has ticked lately.
         answered: called when the rescue of a sheet is done.
         declared: names of the schedules that the master's code and configuration declare.
+        page: where rescues are counted; None: nobody asks.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Keeper:
         master_lives: Callable[[], bool],
         answered: Callable[[int], None],
         declared: Iterable[str] = (),
+        page: Page | None = None,
     ) -> None:
         self._settings = settings
         self._dsn = dsn
@@ -79,6 +82,7 @@ class Keeper:
         self._live_shards = live_shards
         self._master_lives = master_lives
         self._answered = answered
+        self._page = page
         self._statements = Statements(settings.database.schema)
         self._cron = Cron(self._statements, declared=declared, process=process_id)
         self._wake = asyncio.Event()
@@ -106,6 +110,11 @@ class Keeper:
         self._leaving = True
         self._wake.set()
 
+    @property
+    def beat_at(self) -> float:
+        """When the last heartbeat went through (monotonic s); 0: none has. May be asked from any thread."""
+        return self._last_beat
+
     async def run(self) -> None:
         """Runs until told to leave."""
         delay = RECONNECT_MIN_S
@@ -122,6 +131,8 @@ class Keeper:
                 if self._leaving:
                     log.warning("leaving without the database: %s", faults.one_line(error))
                     return
+                if self._page is not None:
+                    self._page.keeper_reconnects()
                 log.warning("database unavailable, trying again in %.2f s: %s", delay, faults.one_line(error))
                 await asyncio.sleep(clock.jittered(delay, 0.3))
                 delay = min(delay * 2, RECONNECT_MAX_S)
@@ -221,7 +232,8 @@ class Keeper:
 
     async def _rescue_sheet(self, conn: AsyncConnection, sheet: int, reason: str) -> None:
         shard, started = self._started(sheet)
-        rescued = await self._rescue(conn, shard, started, reason, suspect_rest=False)
+        cause = "suspended" if reason.startswith("worker suspended") else "died"
+        rescued = await self._rescue(conn, shard, started, reason, cause, suspect_rest=False)
         self._asked.pop(sheet, None)
         self._answered(sheet)
         if rescued is not None:
@@ -242,7 +254,7 @@ class Keeper:
             reason = (
                 f"host died ({shard.host or 'unknown'}, master {shard.pid or 'unknown'} silent for {dead_after_s:g} s)"
             )
-            rescued = await self._rescue(conn, shard.id, shard.started, reason, suspect_rest=True)
+            rescued = await self._rescue(conn, shard.id, shard.started, reason, "host", suspect_rest=True)
             if rescued is not None:
                 log.warning(
                     "rescued shard of %s: %s; %d run again, %d discarded, %d were held",
@@ -262,14 +274,21 @@ class Keeper:
             id_ for id_ in await own_shards(conn, self._statements, process=self._process_id) if id_ not in known
         }
         for shard in unknown & self._unknown_before:
-            await self._rescue(conn, shard, [], "worker gone without a trace", suspect_rest=True)
+            await self._rescue(conn, shard, [], "worker gone without a trace", "lost", suspect_rest=True)
             log.warning("rescued a shard that no worker has")
         self._unknown_before = unknown
 
     async def _rescue(
-        self, conn: AsyncConnection, shard: int, started: list[tuple[int, int]], reason: str, *, suspect_rest: bool
+        self,
+        conn: AsyncConnection,
+        shard: int,
+        started: list[tuple[int, int]],
+        reason: str,
+        cause: str,
+        *,
+        suspect_rest: bool,
     ) -> Rescued | None:
-        return await rescue(
+        rescued = await rescue(
             conn,
             self._statements,
             shard=shard,
@@ -278,6 +297,9 @@ class Keeper:
             deaths_max=self._settings.process.deaths_max,
             suspect_rest=suspect_rest,
         )
+        if rescued is not None and self._page is not None:
+            self._page.rescued(rescued.queue, cause, again=rescued.again, ended=rescued.ended, held=rescued.held)
+        return rescued
 
 
 def read_lines(descriptor: int, take: Callable[[bytes], None]) -> Callable[[], None]:
