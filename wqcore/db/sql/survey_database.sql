@@ -3,7 +3,7 @@
 -- Rides: nothing; views of statistics, one row a session. Locks nothing. Repeatable: yes.
 -- `job_ids`: a sequence that nobody has drawn from shows the first id as its last value.
 with session as materialized (
-    select backend_xmin, xact_start, query = '<insufficient privilege>' as hidden
+    select backend_xmin, xact_start, datname is not null and query = '<insufficient privilege>' as hidden
       from pg_stat_activity
      where (datname = current_database() or datname is null) and pid <> pg_backend_pid()
        and backend_type is distinct from 'autovacuum worker'
