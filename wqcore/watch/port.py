@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import struct
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 log = logging.getLogger("wqcore.watch")
@@ -92,21 +94,19 @@ class Port:
 
         def over(done: asyncio.Task[None]) -> None:
             self._open.pop(done, None)
-            writer.transport.abort()
+            if done.cancelled() or done.exception() is not None:
+                _drop(writer)
 
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
         self._open[task] = None
         task.add_done_callback(over)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            async with asyncio.timeout(LIMIT_S):
-                writer.write(await self._exchange(reader))
-                await writer.drain()
-                writer.close()
-                await writer.wait_closed()
-        except (TimeoutError, OSError, asyncio.CancelledError):
-            pass  # whoever this was gets no answer: it was slow, it has gone, or others are waiting
+        async with asyncio.timeout(LIMIT_S):
+            writer.write(await self._exchange(reader))
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
 
     async def _exchange(self, reader: asyncio.StreamReader) -> bytes:
         try:
@@ -134,6 +134,13 @@ class Port:
         except Exception:  # a probe must hear something, and the next request finds the server alive
             log.exception("cannot answer %s", path)
             return Answer(500, b"an error, which the log tells\n")
+
+
+def _drop(writer: asyncio.StreamWriter) -> None:
+    """Ends a connection whose client was slow, has gone, or has to make room: at once, or the kernel would go on sending."""
+    with suppress(OSError):
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
 
 
 def _response(answer: Answer, *, body: bool = True) -> bytes:
