@@ -31,6 +31,7 @@ from wqcore.upkeep.cancels import cancel_unheld
 from wqcore.upkeep.cron import Cron
 from wqcore.upkeep.rescue import Rescued, dead_shards, own_shards, rescue
 from wqcore.upkeep.retire import discard_strays, retire, summarize
+from wqcore.watch.page import Page
 
 log = logging.getLogger("wqcore.keeper")
 
@@ -53,6 +54,7 @@ class Keeper:
         master_lives: whether the master has ticked lately.
         answered: called when the rescue of a sheet is done.
         declared: names of the schedules that the master's code and configuration declare.
+        page: where rescues are counted; None: nobody asks.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Keeper:
         master_lives: Callable[[], bool],
         answered: Callable[[int], None],
         declared: Iterable[str] = (),
+        page: Page | None = None,
     ) -> None:
         self._settings = settings
         self._dsn = dsn
@@ -80,6 +83,7 @@ class Keeper:
         self._live_shards = live_shards
         self._master_lives = master_lives
         self._answered = answered
+        self._page = page
         self._statements = Statements(settings.database.schema)
         self._cron = Cron(self._statements, declared=declared, process=process_id)
         self._wake = asyncio.Event()
@@ -107,6 +111,11 @@ class Keeper:
         self._leaving = True
         self._wake.set()
 
+    @property
+    def beat_at(self) -> float:
+        """When the last heartbeat went through (monotonic s); 0: none has. May be asked from any thread."""
+        return self._last_beat
+
     async def run(self) -> None:
         """Runs until told to leave."""
         delay, longest = RECONNECT_MIN_S, min(RECONNECT_MAX_S, self._settings.process.dead_after_s / 4)
@@ -123,6 +132,8 @@ class Keeper:
                 if self._leaving:
                     log.warning("leaving without the database: %s", faults.one_line(error))
                     return
+                if self._page is not None:
+                    self._page.keeper_reconnects()
                 # Not at once when it connects: on a full disk a connection is good until the first write.
                 if clock.monotonic() - connected_at > longest:
                     delay = RECONNECT_MIN_S
@@ -226,7 +237,8 @@ class Keeper:
 
     async def _rescue_sheet(self, conn: AsyncConnection, sheet: int, reason: str) -> None:
         shard, started = self._started(sheet)
-        rescued = await self._rescue(conn, shard, started, reason, suspect_rest=False)
+        cause = "suspended" if reason.startswith("worker suspended") else "died"
+        rescued = await self._rescue(conn, shard, started, reason, cause, suspect_rest=False)
         self._asked.pop(sheet, None)
         self._answered(sheet)
         if rescued is not None:
@@ -247,7 +259,7 @@ class Keeper:
             reason = (
                 f"host died ({shard.host or 'unknown'}, master {shard.pid or 'unknown'} silent for {dead_after_s:g} s)"
             )
-            rescued = await self._rescue(conn, shard.id, shard.started, reason, suspect_rest=True)
+            rescued = await self._rescue(conn, shard.id, shard.started, reason, "host", suspect_rest=True)
             if rescued is not None:
                 log.warning(
                     "rescued shard of %s: %s; %d run again, %d discarded, %d were held",
@@ -267,14 +279,21 @@ class Keeper:
             id_ for id_ in await own_shards(conn, self._statements, process=self._process_id) if id_ not in known
         }
         for shard in unknown & self._unknown_before:
-            await self._rescue(conn, shard, [], "worker gone without a trace", suspect_rest=True)
+            await self._rescue(conn, shard, [], "worker gone without a trace", "lost", suspect_rest=True)
             log.warning("rescued a shard that no worker has")
         self._unknown_before = unknown
 
     async def _rescue(
-        self, conn: AsyncConnection, shard: int, started: list[tuple[int, int]], reason: str, *, suspect_rest: bool
+        self,
+        conn: AsyncConnection,
+        shard: int,
+        started: list[tuple[int, int]],
+        reason: str,
+        cause: str,
+        *,
+        suspect_rest: bool,
     ) -> Rescued | None:
-        return await rescue(
+        rescued = await rescue(
             conn,
             self._statements,
             shard=shard,
@@ -283,6 +302,9 @@ class Keeper:
             deaths_max=self._settings.process.deaths_max,
             suspect_rest=suspect_rest,
         )
+        if rescued is not None and self._page is not None:
+            self._page.rescued(rescued.queue, cause, again=rescued.again, ended=rescued.ended, held=rescued.held)
+        return rescued
 
 
 def read_lines(descriptor: int, take: Callable[[bytes], None]) -> Callable[[], None]:

@@ -19,15 +19,19 @@ from wqcore.db.connect import Connection, connect_sync, describe, session_proble
 from wqcore.db.statements import Statements
 from wqcore.errors import ConfigError
 from wqcore.proc.children import Place
-from wqcore.proc.master import Master, Orders
+from wqcore.proc.master import Master, Orders, sheets_of
 from wqcore.proc.preload import preload
 from wqcore.proc.recycling import Recycling
 from wqcore.recurring import Source, columns, declared_at, problems
 from wqcore.resource import app_problems, use_app_settings
 from wqcore.settings import HOME, Database, Process, Schedule, Settings
 from wqcore.version import VERSION
+from wqcore.watch import port as watch_port
+from wqcore.watch.page import Page
 
 CHILD_MODULES = ["wqcore.proc.entry"]
+WATCH_MODULES = ["wqcore.watch.station"]
+"""Only for a master with a watch.port."""
 NOT_PRELOADED = (
     "process.preload = false: schedules that the handlers' modules declare (wqcore.recurring) are not known to this master "
     "and are not fired by it; those under [schedules] are"
@@ -186,7 +190,11 @@ def run(settings: Settings, dsn: str, say: Callable[[str], None]) -> int:
     if not queues:
         raise ConfigError(["no queue is configured: add a table such as [queues.default]"])
     setproctitle("wqcore: master starting")
-    modules = [*CHILD_MODULES, *(settings.process.handlers if settings.process.preload else [])]
+    taken = None if settings.watch.port is UNSET else watch_port.problem(settings.watch.host, settings.watch.port)
+    if taken:
+        raise ConfigError([taken])
+    watched = [] if settings.watch.port is UNSET else WATCH_MODULES
+    modules = [*CHILD_MODULES, *watched, *(settings.process.handlers if settings.process.preload else [])]
     preload(modules, timeout_s=settings.process.boot_timeout_s)
     if settings.process.preload and settings.process.handlers and not len(catalog):
         raise ConfigError(
@@ -203,19 +211,30 @@ def run(settings: Settings, dsn: str, say: Callable[[str], None]) -> int:
     setproctitle(title)
     from wqcore.proc.entry import Program  # imported by the preload above; its import opens no connection
 
+    page = _page(settings)
     orders = Orders(
         places=places(settings),
         worker_entry="wqcore.proc.entry:worker",
         keeper_entry="wqcore.proc.entry:keeper",
-        program=Program(part, where, str(uuid.uuid4()), VERSION, settings, dsn, name),
+        program=Program(part, where, str(uuid.uuid4()), VERSION, settings, dsn, name, page),
         drain_timeout_s=settings.process.drain_timeout_s,
         cancel_grace_s=settings.process.cancel_grace_s,
         boot_timeout_s=settings.process.boot_timeout_s,
         loop_stuck_s=settings.process.loop_stuck_s,
         dead_after_s=settings.process.dead_after_s,
         recycling=recycling(settings.process),
+        page=page,
     )
     return Master(orders, title=setproctitle, say=say).run()
+
+
+def _page(settings: Settings) -> Page | None:
+    """Where the processes of this master count, when somebody can ask."""
+    if settings.watch.port is UNSET:
+        return None
+    names = [place.name for place in places(settings)]
+    kinds = [kind.name for kind in catalog] if settings.process.preload else None
+    return Page(queues=list(settings.queues_here()), places=names, kinds=kinds, segments=sheets_of(len(names)))
 
 
 def _declare(settings: Settings, name: str, dsn: str, say: Callable[[str], None]) -> None:

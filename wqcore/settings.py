@@ -159,6 +159,14 @@ class Traces(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     enabled: bool = False
 
 
+class Watch(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The port of a master that programs watch it by."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=1, le=65_535)] | UnsetType = UNSET
+    survey_interval_s: Annotated[float, Meta(ge=0.2, le=3600)] = 15.0
+
+
 class Queue(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One queue of a master."""
 
@@ -241,6 +249,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     retention: Retention = Retention()
     logging: Logging = Logging()
     traces: Traces = Traces()
+    watch: Watch = Watch()
     queues: dict[str, Queue] = {}
     schedules: dict[str, Schedule] = {}
     databases: dict[str, Database] = {}

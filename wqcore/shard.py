@@ -49,6 +49,8 @@ from wqcore.line.traces import tracing
 from wqcore.line.turn import Fenced, Look, Turned
 from wqcore.line.turn import Protocol as TurnProtocol
 from wqcore.settings import Queue, Settings
+from wqcore.watch import page
+from wqcore.watch.meters import Meter
 
 log = logging.getLogger("wqcore.shard")
 
@@ -84,6 +86,7 @@ class Shard:
         process_id: str,
         catalog: Catalog,
         sheet: BoardSheet,
+        meter: Meter | None = None,
     ) -> None:
         self.queue = queue
         self.id = shard_id
@@ -92,6 +95,7 @@ class Shard:
         self._dsn = dsn
         self._process_id = process_id
         self._sheet = sheet
+        self._meter = meter
         self._channel = wake.channel(settings.database.schema, queue)
         self._protocol = TurnProtocol(
             Statements(settings.database.schema),
@@ -139,6 +143,9 @@ class Shard:
         self._db_clock_offset_us = 0.0
         self.executor.ageing_s = self._queue.ageing_s
         self.executor.unknown_kind_grace_s = settings.process.unknown_kind_grace_s
+        if meter is not None:
+            self.executor.slow_from_s = page.DURATION_S[0]
+            self.executor.on_start_known = lambda row, began: meter.waited_one(row, began, self._db_clock_offset_us)
 
     # --- what others may call -------------------------------------------------------------------------------------
 
@@ -184,11 +191,13 @@ class Shard:
                     return True
                 except Fenced:
                     log.error("shard fenced: another process has rescued its jobs", extra={"queue": self.queue})
+                    self._count(page.FENCED)
                     return False
                 except (psycopg.Error, WqcoreError, TimeoutError, OSError) as error:
                     await self._disconnect()
                     if self._leave_now:
                         return True
+                    self._count(page.RECONNECTS)
                     if clock.monotonic() - connected_at > longest:
                         delay = RECONNECT_MIN_S
                     log.warning(
@@ -276,6 +285,7 @@ class Shard:
         held = executor.held()
         busy_keys = executor.keys.to_leave_out(self.lanes.position)
         executor.settling = bool(outcomes)
+        began = clock.monotonic()
         try:
             await self._protocol.retry(outcomes.again)
             await self._protocol.end(outcomes.ended)
@@ -295,6 +305,10 @@ class Shard:
         finally:
             executor.settled()
         self._proved()
+        if self._meter is not None:
+            self._meter.turned(clock.monotonic() - began, len(turned.rows), len(outcomes))
+            self._meter.waited(outcomes, self._db_clock_offset_us)
+            self._meter.flush_soon(executor)
         self._dirty = False
         self._sheet.acknowledged(mark)
         for item in outcomes.again:
@@ -521,6 +535,8 @@ class Shard:
     def _proved(self) -> None:
         """The database has just confirmed the lease."""
         self._proved_at = clock.monotonic()
+        if self._meter is not None:
+            self._meter.proved(self._proved_at)
         if self._lease_doubted:
             self._lease_doubted = False
             self.executor.resume()
@@ -541,6 +557,7 @@ class Shard:
                     extra={"queue": self.queue},
                 )
                 self._lease_doubted = True
+                self._count(page.DOUBTED)
                 self.executor.halt()
                 self.executor.give_back()
                 self.executor.cancel_running(execute.LEASE)
@@ -570,6 +587,10 @@ class Shard:
 
     def _poke(self) -> None:
         self._wake.set()
+
+    def _count(self, what: int) -> None:
+        if self._meter is not None:
+            self._meter.count(what)
 
     def _exclude(self, held: list[int], outcomes: Outcomes) -> list[int]:
         """Ids that a fetch must not return: none in the usual case, when every lane only goes forward."""

@@ -172,7 +172,7 @@ class Executor(Waiting):
                 self._cancel(seat, CANCELLED, ids[seat.row[Row.ID]])
         now = clock.monotonic()
         for row in self.keys.drop_jobs(chosen) + self._drop_waiting(lambda row: row[Row.ID] in chosen):
-            self.counters.cancelled += 1
+            self._cancelled_unstarted(row)
             self._end(row, now, "cancelled", ids[row[Row.ID]], started=False, shown=ASKED_FOR)
 
     def drop_jobs(self, ids: set[int]) -> None:
@@ -253,6 +253,7 @@ class Executor(Waiting):
         take, started, finished, monotonic = self._next, self._sheet.started, self._sheet.finished, clock.monotonic
         attentive, announced = self._attentive, False
         kept: Kept | None = None
+        slow_from_s = self.slow_from_s
         now = monotonic()
         self._at_work.set()
         while True:
@@ -289,7 +290,7 @@ class Executor(Waiting):
                 try:
                     await found.call(found.decode(row[_ARGS]), job)
                 except BaseException as error:  # every way out of a handler is an outcome: SystemExit, cancellation too
-                    self._record(seat, row, found.kind, began, error)
+                    self._enter(seat, row, found.kind, found.stats, began, error)
                     self._on_change()
                 else:
                     outcomes = self.outcomes  # read only now: the shard swaps it while handlers wait
@@ -303,6 +304,8 @@ class Executor(Waiting):
                         outcomes.ended.append(
                             Ended(row[_ID], row[_REVISION], began, "completed", None, job._output, log=text)
                         )
+                        if self.on_start_known is not None:
+                            self.on_start_known(row, began)
                     counters.completed += 1
                     if announced:
                         self._say(logging.INFO, "Task completed", row, began)
@@ -315,7 +318,9 @@ class Executor(Waiting):
                 finished(index, row[_ID], row[_ATTEMPT])
                 stats = found.stats
                 stats.runs += 1
-                stats.seconds += now - began
+                stats.seconds += (seconds := now - began)
+                if seconds > slow_from_s:
+                    stats.slow.append(seconds)
             self.running -= 1
             if row[_SERIAL_KEY] is not None:
                 self.pass_on(row[_SERIAL_KEY])
@@ -331,10 +336,17 @@ class Executor(Waiting):
     def _not_run(self, row: tuple[Any, ...], now: float, *, known: bool) -> None:
         """A job that is not run: its kind is unknown, or its job key was taken from it after its claim."""
         if not known:
+            before = self.counters.values()
             self._unknown_kind(row, now)
+            self.others.unstarted.add(before, self.counters.values())
             return
-        self.counters.cancelled += 1
+        self._cancelled_unstarted(row)
         self._end(row, now, "cancelled", REPLACED, started=False)
+
+    def _cancelled_unstarted(self, row: tuple[Any, ...]) -> None:
+        self.counters.cancelled += 1
+        found = self._kinds.get(row[_KIND])
+        (self.others if found is None else found.stats).unstarted.cancelled += 1
 
     def _leave_alone(self, seat: Seat, row: tuple[Any, ...]) -> None:
         """Nothing else starts beside a job that a process has died with: for a while, or until it ends."""

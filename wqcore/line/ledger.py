@@ -49,15 +49,31 @@ class Counters:
         """Runs that ended in a retry, or in the end of the job without completion."""
         return self.retried + self.discarded + self.cancelled
 
+    def values(self) -> list[int]:
+        """All totals, in the order of `__slots__`."""
+        return [getattr(self, name) for name in self.__slots__]
+
+    def add(self, before: list[int], now: list[int]) -> None:
+        """Adds what has come between two `values` of another."""
+        for name, old, new in zip(self.__slots__, before, now, strict=True):
+            if new != old:
+                setattr(self, name, getattr(self, name) + new - old)
+
 
 class KindStats:
     """Totals of one kind in one worker."""
 
-    __slots__ = ("runs", "seconds")
+    __slots__ = ("counters", "runs", "seconds", "slow", "unstarted")
 
     def __init__(self) -> None:
         self.runs = 0
         self.seconds = 0.0
+        self.slow: list[float] = []
+        """Seconds of the runs that took longer than `Ledger.slow_from_s`, until somebody takes them in."""
+        self.counters = Counters()
+        """What became of runs that did not complete; the others completed."""
+        self.unstarted = Counters()
+        """What became of jobs that never ran."""
 
 
 class Ledger:
@@ -68,6 +84,11 @@ class Ledger:
         self.outcomes = Outcomes()
         self.counters = Counters()
         self.stats: dict[str, KindStats] = {}
+        self.others = KindStats()
+        """Of jobs whose kind has no handler here."""
+        self.slow_from_s = math.inf
+        self.on_start_known: Callable[[tuple[Any, ...], float], None] | None = None
+        """Told the row and the start of each run whose outcome does not go with a turn, when it ends."""
         self.error_texts = log_settings.errors == "text"
         """Whether the log shows what errors say; their texts can hold args and secrets."""
         self.tracing: Tracing | None = None
@@ -81,6 +102,16 @@ class Ledger:
         self.seconds_since: Callable[[int], float] = lambda us: 0.0
         """Seconds since a time of the table (µs since 2000), by the database's clock."""
         self._halted = False
+
+    def _enter(
+        self, seat: Seat, row: tuple[Any, ...], kind: Kind, stats: KindStats, began: float, error: BaseException
+    ) -> None:
+        """The outcome of a handler that did not return, and what it adds to the totals of its kind."""
+        before = self.counters.values()
+        self._record(seat, row, kind, began, error)
+        stats.counters.add(before, self.counters.values())
+        if self.on_start_known is not None:
+            self.on_start_known(row, began)
 
     def _record(self, seat: Seat, row: tuple[Any, ...], kind: Kind, began: float, error: BaseException) -> None:
         """The outcome of a handler that did not return."""

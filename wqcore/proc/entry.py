@@ -7,6 +7,7 @@ import faulthandler
 import logging
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,8 @@ from wqcore.resource import app_problems, use_app_settings
 from wqcore.settings import Process, Settings
 from wqcore.shard import Shard
 from wqcore.upkeep.beat import RUNNING_SHOWN_MAX
+from wqcore.watch.meters import Meter
+from wqcore.watch.page import Page
 
 log = logging.getLogger("wqcore.worker")
 
@@ -53,6 +56,8 @@ class Program:
     whole: Settings
     home_dsn: str
     database: str
+    page: Page | None = None
+    """Where everybody counts; None: nobody asks."""
 
 
 def worker(post: Post) -> int:
@@ -105,7 +110,9 @@ def keeper(post: Post) -> int:
 
 
 async def _work(post: Post, program: Program, sheet: Sheet) -> int:
-    settings, queue = program.settings, post.queue or ""
+    settings, queue, meter = program.settings, post.queue or "", None
+    if program.page is not None:
+        meter = Meter(program.page, segment=post.sheet_number, place=post.place, queue=queue, catalog=catalog)
     shard = Shard(
         settings,
         dsn=program.dsn,
@@ -115,6 +122,7 @@ async def _work(post: Post, program: Program, sheet: Sheet) -> int:
         process_id=program.process_id,
         catalog=catalog,
         sheet=sheet,
+        meter=meter,
     )
     loop = asyncio.get_running_loop()
     end = _End(shard, sheet, settings.process)
@@ -125,14 +133,18 @@ async def _work(post: Post, program: Program, sheet: Sheet) -> int:
         running = shard.executor.running
         sheet.totals(running, shard.executor.counters.completed, shard.executor.counters.failed())
         state = " draining" if end.asked else ""
+        if meter is not None:
+            meter.flush(shard.executor)
         return f"wqcore: worker {post.place} {running}/{post.workers}{state}"
 
-    ticking = loop.create_task(_tick(sheet, title))
+    ticking = loop.create_task(_tick(sheet, title, lagged=None if meter is None else meter.lagged))
     try:
         code = await end.boot(post.place)
         booted = code is None
         if code is None:
             code = await end.work()
+        if meter is not None:
+            meter.flush(shard.executor)
         if code in (0, EXIT_FENCED):
             sheet.ended_by_itself()
         if booted:
@@ -260,7 +272,16 @@ async def _keep(post: Post, program: Program, sheet: Sheet) -> int:
         master_lives=lambda: clock.monotonic_ns() - board.tick_ns < MASTER_SILENT_S * 1e9,
         answered=lambda number: _answer(post.answers_fd, number),
         declared=declared_at(program.whole, program.database),
+        page=program.page,
     )
+    port = program.settings.watch.port
+    if program.page is not None and isinstance(port, int):
+        from wqcore.watch.station import open_station  # only masters that are watched pay for its imports
+
+        open_station(
+            program.settings, dsn=program.dsn, port=port, board=board, page=program.page, keeper=sheet,
+            beat_at=lambda: worker_of_master.beat_at, homes={kind.name: kind.queue for kind in catalog},
+        )  # fmt: skip
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, worker_of_master.leave)
     os.set_blocking(post.orders_fd, False)
@@ -278,8 +299,11 @@ def _answer(descriptor: int, number: int) -> None:
     os.write(descriptor, b"%d\n" % number)
 
 
-async def _tick(sheet: Sheet, title: Any) -> None:
-    """Shows the master that this loop turns; ends the process when the master is gone (the kernel usually did)."""
+async def _tick(sheet: Sheet, title: Any, lagged: Callable[[float], None] | None = None) -> None:
+    """Shows the master that this loop turns; ends the process when the master is gone (the kernel usually did).
+
+    `lagged` is told how much too late each tick came.
+    """
     master, shown = os.getppid(), ""
     while True:
         sheet.tick(clock.monotonic_ns())
@@ -289,7 +313,10 @@ async def _tick(sheet: Sheet, title: Any) -> None:
         if now != shown:
             setproctitle(now)
             shown = now
+        due = clock.monotonic() + TICK_S
         await asyncio.sleep(TICK_S)
+        if lagged is not None:
+            lagged(clock.monotonic() - due)
 
 
 def _program(post: Post) -> Program:

@@ -26,9 +26,19 @@ from dataclasses import dataclass
 
 from wqcore import clock
 from wqcore.proc.board import DRAINING, FREE, WORKING, Board
-from wqcore.proc.children import EXIT_BOOT_FAILED, EXIT_FENCED, Child, Children, Death, Place, suspended
+from wqcore.proc.children import (
+    EXIT_BOOT_FAILED,
+    EXIT_FENCED,
+    EXIT_LEFT_THREADS,
+    Child,
+    Children,
+    Death,
+    Place,
+    suspended,
+)
 from wqcore.proc.recycling import Recycler, Recycling
 from wqcore.proc.signals import Flags
+from wqcore.watch.page import Page
 
 log = logging.getLogger("wqcore.master")
 
@@ -60,6 +70,8 @@ class Orders:
     loop_stuck_s: float
     dead_after_s: float
     recycling: Recycling
+    page: Page | None = None
+    """Where lost children are counted; None: nobody asks."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,11 @@ class Post:
     program: object
     orders_fd: int = -1
     answers_fd: int = -1
+
+
+def sheets_of(places: int) -> int:
+    """How many sheets the board of a master has: a spare one a place, and two for keepers."""
+    return 2 * places + 2
 
 
 class Master:
@@ -232,6 +249,7 @@ class Master:
             log.info("%s (pid %d): left, because its jobs had been rescued", place.name, child.pid)
         elif not clean:
             log.error("%s (pid %d): %s", place.name, child.pid, death.describe())
+        self._count(death, clean=clean, fenced=fenced, booted=booted)
         if place.queue is None or clean or fenced or child.disowned:
             if child.sheet_number not in self._rescues:
                 self._free(child.sheet_number)
@@ -252,6 +270,27 @@ class Master:
             place.respawn_at = now + min(RESPAWN_MAX_S, 0.05 * 2**place.quick_deaths) if place.quick_deaths > 1 else now
         else:
             place.quick_deaths, place.respawn_at = 0, now
+        if self._orders.page is not None and place.queue is not None:
+            self._orders.page.dies_young(place.name, place.quick_deaths)
+
+    def _count(self, death: Death, *, clean: bool, fenced: bool, booted: bool) -> None:
+        """Counts a child that has to be replaced, by the cause; one that has drained with the master does not."""
+        child = death.child
+        if self._orders.page is None or (clean and not child.leaving_at):
+            return
+        if child.disowned:
+            cause = "suspended"
+        elif clean:
+            cause = "recycled"
+        elif fenced:
+            cause = "fenced"
+        elif not booted:
+            cause = "start"
+        elif child.why_killed:
+            cause = "stuck"
+        else:
+            cause = "threads" if death.exit_code == EXIT_LEFT_THREADS else "died"
+        self._orders.page.ended(child.place.queue, cause)
 
     # --- rescue ---------------------------------------------------------------------------------------------------
 
@@ -298,6 +337,8 @@ class Master:
         if not self._drain_began:
             self._drain_began = now
             self._title("wqcore: master draining")
+            if self._orders.page is not None:
+                self._orders.page.drains()
         workers = [child for child in self.children.by_pid.values() if child.place is not self._keeper_place]
         wanted = max(1, self._flags.drains)
         while self._drains_sent < wanted:
