@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar, Unpack
 
 from wqcore import clock
 from wqcore.catalog import Catalog
-from wqcore.control import changes, jobs, outcomes, queues, results, schedules
+from wqcore.control import changes, jobs, masters, outcomes, queues, results, schedules
 from wqcore.control.changes import BITE_JOBS, CANCELLED, Changed, Chosen, Progress
 from wqcore.control.filters import EVERYTHING, JobFilter
-from wqcore.control.jobs import JobInfo
+from wqcore.control.jobs import JobInfo, Owner
+from wqcore.control.masters import MasterInfo
 from wqcore.control.outcomes import POLL_S, Event, Reader
+from wqcore.control.queues import QueueInfo
 from wqcore.control.schedules import Args, ScheduleInfo
 from wqcore.db.request import Request
 from wqcore.job import JobState
@@ -32,6 +34,10 @@ class SyncControl:
     def job(self, job_id: int) -> JobInfo | None:
         """As `Client.job`."""
         return self._do(jobs.job(job_id))
+
+    def owner(self, job_id: int) -> Owner:
+        """As `Client.owner`."""
+        return self._do(jobs.owner(job_id))
 
     def jobs(self, chosen: JobFilter = EVERYTHING, *, limit: int = 100, after: int = 0) -> list[JobInfo]:
         """As `Client.jobs`."""
@@ -106,6 +112,10 @@ class SyncControl:
 
     # --- queues -----------------------------------------------------------------------------------------------------
 
+    def queues(self) -> list[QueueInfo]:
+        """As `Client.queues`."""
+        return self._do(queues.queues())
+
     def pause(self, queue: str | None = None) -> int:
         """As `Client.pause`."""
         return self._do(queues.pause(queue))
@@ -117,6 +127,16 @@ class SyncControl:
     def set_limits(self, queue: str, **changes: Any) -> dict[str, Any]:
         """As `Client.set_limits`."""
         return self._do(queues.set_limits(queue, changes))
+
+    # --- masters ----------------------------------------------------------------------------------------------------
+
+    def masters(self) -> list[MasterInfo]:
+        """As `Client.masters`."""
+        return self._do(masters.masters())
+
+    def drain_masters(self, ids: Iterable[str]) -> list[str]:
+        """As `Client.drain_masters`."""
+        return self._do(masters.ask_to_drain(ids))
 
     # --- schedules --------------------------------------------------------------------------------------------------
 
