@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,6 +30,7 @@ def migrate(
             "--roles", help="Also make the roles <schema>_owner, _runner, _inserter, _producer and _observer."
         ),
     ] = False,
+    as_json: front.JsonOption = False,
 ) -> None:
     """Bring the database schema to this version, and make the configured queues and kinds known."""
     settings = front.settings(config)
@@ -40,16 +41,20 @@ def migrate(
         conn = connect_sync(dsn, settings.database, name="wqcore migrate")
         try:
             migrated = False
+            found: dict[str, Any] = {"schemas": {}, "applied": not (dry_run or show_sql), "roles": {}}
             for line in lines:
                 if dry_run or show_sql:
                     steps = migrations.pending(conn, line)
-                    if show_sql:
+                    if show_sql and as_json:
+                        found["sql"] = found.get("sql", "") + migrations.show(line, steps)
+                    elif show_sql:
                         sys.stdout.write(migrations.show(line, steps))
                     for step in steps:
                         front.say(f"would apply {step.version:04d} {step.name} to schema {line.schema}")
                 else:
                     steps = migrations.migrate(conn, line, say=front.say)
                     migrated = migrated or bool(steps)
+                found["schemas"][line.schema] = [f"{step.version:04d} {step.name}" for step in steps]
                 if not steps:
                     front.say(f"schema {line.schema} is up to date (version {len(line.steps())})")
             if not (dry_run or show_sql):
@@ -59,5 +64,8 @@ def migrate(
                 if with_roles or (migrated and roles.exist(conn, queue_schema)):
                     for what, role in roles.make_roles(conn, queue_schema).items():
                         front.say(f"role {role} {roles.ROLES[what]}")
+                        found["roles"][what] = role
+            if as_json:
+                front.print_json(found)
         finally:
             conn.close()

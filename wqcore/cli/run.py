@@ -56,7 +56,7 @@ def run(
 
 
 @front.app.command("check-config")
-def check_config(config: front.ConfigOption = None) -> None:
+def check_config(config: front.ConfigOption = None, as_json: front.JsonOption = False) -> None:
     """Check the configuration and the handlers it names; touches no database."""
     settings = front.settings(config)
     preload(settings.process.handlers, timeout_s=settings.process.boot_timeout_s)
@@ -75,6 +75,11 @@ def check_config(config: front.ConfigOption = None) -> None:
     problems += app_problems()
     if problems:
         raise ConfigError(problems)
+    if as_json:
+        places = [{"place": one.name, "workers": one.workers, "queue": one.queue} for one in launch.places(settings)]
+        kinds = {kind.name: kind.queue for kind in catalog}
+        front.print_json({"places": places, "kinds": kinds, "schedules": sorted(declared(settings))})
+        return
     for place in launch.places(settings):
         front.out.print(f"{place.name}: {place.workers} workers, group {settings.group_of(place.queue or '')}")
     planned = sum(kind.planned for kind in catalog)

@@ -112,7 +112,9 @@ def named(known: list[MasterInfo], targets: Iterable[str]) -> list[MasterInfo]:
                 raise UnknownMaster(f"several masters have an id that begins with {target!r}: write more of it")
         if not meant:
             names = ", ".join(f"{one.host}:{one.pid}" for one in known) or "none"
-            raise UnknownMaster(f"no master is called {target!r} (a host, a pid, HOST:PID, or 4 digits of an id); known: {names}")
+            raise UnknownMaster(
+                f"no master is called {target!r} (a host, a pid, HOST:PID, or 4 digits of an id); known: {names}"
+            )
         found |= {one.id: one for one in meant}
     return list(found.values())
 

@@ -34,7 +34,10 @@ class Report:
         living = [sheet for sheet in self._sheets if sheet.state != FREE]
         self._measure([sheet.pid for sheet in living if sheet.pid])
         self._counted = {sheet.shard: self._counted.get(sheet.shard, deque()) for sheet in living}
-        return {"shards": {str(sheet.shard): self._shown(sheet, now) for sheet in living}, "keeper": {"pid": os.getpid()}}
+        return {
+            "shards": {str(sheet.shard): self._shown(sheet, now) for sheet in living},
+            "keeper": {"pid": os.getpid()},
+        }
 
     def _shown(self, sheet: Sheet, now: float) -> dict[str, Any]:
         jobs = sheet.running()
@@ -61,7 +64,9 @@ class Report:
         began, completed, failed = counted[0]
         if now <= began:
             return 0.0, 0.0
-        return round((sheet.completed - completed) / (now - began), 2), round((sheet.failed - failed) / (now - began), 2)
+        return round((sheet.completed - completed) / (now - began), 2), round(
+            (sheet.failed - failed) / (now - began), 2
+        )
 
     def _measure(self, pids: list[int]) -> None:
         self._memory = {pid: self._memory.get(pid) for pid in pids}

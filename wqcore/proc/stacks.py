@@ -106,7 +106,9 @@ def _require_understanding(pid: int) -> None:
     """A worker's copy that executed another program, or a handler that took the signal back, must not get it."""
     status = _status(f"/proc/{pid}/status")
     if not int(status["SigCgt"], 16) & _BIT:
-        raise NotInspectable(f"process {pid} does not handle SIGUSR2, which would end it: something in it has taken that back")
+        raise NotInspectable(
+            f"process {pid} does not handle SIGUSR2, which would end it: something in it has taken that back"
+        )
     if status["State"][0] in "Tt":
         raise NotInspectable(
             f"process {pid} is suspended (SIGSTOP, or a debugger), so it cannot answer: `kill -CONT {pid}` lets it go on"
