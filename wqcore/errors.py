@@ -19,6 +19,9 @@ The tree::
     ├── InvalidSchedule    a recurring job is described in a way that cannot work
     ├── UnknownSchedule    no schedule has that name
     ├── InvalidRequest     a filter or a new value for jobs is not acceptable
+    │   └── InvalidSearch  a search text has a qualifier or a value that is not known
+    ├── UnknownMaster      no master has that pid, id or host
+    ├── NotInspectable     a process whose stack was asked for cannot be asked
     ├── JobNotFound        no such job, unfinished or in the history
     ├── JobFailed          the job whose output was asked for was cancelled or discarded
     ├── DeclarationError   a kind or a handler is declared in a way that cannot work
@@ -107,6 +110,18 @@ class UnknownSchedule(WqcoreError):
 
 class InvalidRequest(WqcoreError):
     """A filter, or a new value for jobs, is not acceptable; nothing was changed."""
+
+
+class InvalidSearch(InvalidRequest):
+    """A search text has a qualifier or a value that is not known; the text lists those that are."""
+
+
+class UnknownMaster(WqcoreError):
+    """No master has that pid, id or host."""
+
+
+class NotInspectable(WqcoreError):
+    """The process is not one of wqcore's, belongs to another user, or cannot answer; it was left alone."""
 
 
 class JobNotFound(WqcoreError):

@@ -53,6 +53,7 @@ class Keeper:
         live_shards: the shards that the master's children have.
         master_lives: whether the master has ticked lately.
         answered: called when the rescue of a sheet is done.
+        drain_master: called with each beat once somebody has asked this master, in the database, to drain.
         declared: names of the schedules that the master's code and configuration declare.
         page: where rescues are counted; None: nobody asks.
     """
@@ -70,6 +71,7 @@ class Keeper:
         live_shards: Callable[[], set[int]],
         master_lives: Callable[[], bool],
         answered: Callable[[int], None],
+        drain_master: Callable[[], None],
         declared: Iterable[str] = (),
         page: Page | None = None,
     ) -> None:
@@ -83,6 +85,7 @@ class Keeper:
         self._live_shards = live_shards
         self._master_lives = master_lives
         self._answered = answered
+        self._drain_master = drain_master
         self._page = page
         self._statements = Statements(settings.database.schema)
         self._cron = Cron(self._statements, declared=declared, process=process_id)
@@ -218,7 +221,7 @@ class Keeper:
         if began - self._last_beat > process.dead_after_s / 2:
             self._beating_since = began  # we were silent ourselves: others' silence proves nothing yet
         group = process.group if isinstance(process.group, str) else None
-        await beat(
+        drain = await beat(
             conn,
             self._statements,
             process=self._process_id,
@@ -228,6 +231,8 @@ class Keeper:
             version=self._version,
             report=self._report(),
         )
+        if drain:
+            self._drain_master()
         self._last_beat = clock.monotonic()
         self._beats += 1
         if self._beats % 2 == 0:

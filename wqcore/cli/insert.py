@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -22,17 +23,18 @@ from wqcore.watch import bulk
 
 @front.app.command()
 def insert(
-    kind: Annotated[str | None, typer.Argument(help="The kind, e.g. scheduleEmail.")] = None,
+    kind: Annotated[str | None, typer.Argument(help="The kind, e.g. scheduleEmail.", autocompletion=front.kind_names)] = None,
     payload: Annotated[str | None, typer.Argument(help="Its args as JSON.")] = None,
     file: Annotated[Path | None, typer.Option(help='JSON lines: {"kind": …, "args": {…}, "priority": …}.')] = None,
     strict: Annotated[bool, typer.Option(help="With --file: one bad line refuses the whole file.")] = False,
-    queue: Annotated[str | None, typer.Option(help="Another queue than the kind's.")] = None,
+    queue: Annotated[str | None, typer.Option(help="Another queue than the kind's.", autocompletion=front.queue_names)] = None,
     priority: Annotated[int | None, typer.Option(help="A higher number runs first.")] = None,
     max_attempts: Annotated[int | None, typer.Option(help="Attempts before it is discarded.")] = None,
     run_at: Annotated[dt.datetime | None, typer.Option(help="Not before this time (UTC).")] = None,
     job_key: Annotated[
         str | None, typer.Option(help="Overwrite the waiting job of this name, if there is one.")
     ] = None,
+    as_json: front.JsonOption = False,
     config: front.ConfigOption = None,
 ) -> None:
     """Insert one job (KIND JSON) or many (--file)."""
@@ -55,21 +57,23 @@ def insert(
                     job_key=job_key,
                 )
                 did = "replaced" if job.replaced else "is there already:" if job.skipped else "inserted"
-                front.out.print(f"{did} {kind} as job {job}" if not job.skipped else f"{kind} {did} job {job}")
+                said = f"{did} {kind} as job {job}" if not job.skipped else f"{kind} {did} job {job}"
+                front.printed({"id": int(job), "replaced": job.replaced, "skipped": job.skipped}, said, as_json=as_json)
                 return
-            refused = _insert_file(client, file, strict=strict)
+            refused = _insert_file(client, file, strict=strict, as_json=as_json)
     if refused:
         raise typer.Exit(front.EXIT_REFUSED)
 
 
-def _insert_file(client: SyncClient, file: Path, *, strict: bool) -> int:
+def _insert_file(client: SyncClient, file: Path, *, strict: bool, as_json: bool) -> int:
     """Inserts a file of JSON lines; returns how many lines were refused."""
     with _open(file) as (lines, size), _progress(size) as (advance, say):
         report = bulk.insert_lines(client, catalog, lines, strict=strict, refused=say, read=advance)
     known = (
         f"; {report.replaced} replaced, {report.skipped} were there already" if report.replaced + report.skipped else ""
     )
-    front.out.print(f"inserted {report.inserted} jobs from {file}{known}; refused {report.refused} lines")
+    said = f"inserted {report.inserted} jobs from {file}{known}; refused {report.refused} lines"
+    front.printed(msgspec.to_builtins(report), said, as_json=as_json)
     return report.refused
 
 

@@ -59,7 +59,7 @@ def run(
 
 
 @front.app.command("check-config")
-def check_config(config: front.ConfigOption = None) -> None:
+def check_config(config: front.ConfigOption = None, as_json: front.JsonOption = False) -> None:
     """Check the configuration and the handlers it names; touches no database."""
     settings = front.settings(config)
     preload(settings.process.handlers, timeout_s=settings.process.boot_timeout_s)
@@ -83,6 +83,11 @@ def check_config(config: front.ConfigOption = None) -> None:
     problems += app_problems()
     if problems:
         raise ConfigError(problems)
+    if as_json:
+        places = [{"place": one.name, "workers": one.workers, "queue": one.queue} for one in launch.places(settings)]
+        kinds = {kind.name: kind.queue for kind in catalog}
+        front.print_json({"places": places, "kinds": kinds, "schedules": sorted(declared(settings))})
+        return
     for place in launch.places(settings):
         queue = place.queue or ""
         of = f", database {settings.database_of(queue)}" if settings.databases else ""

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, TypeVar, Unpack
 
 from wqcore.catalog import Catalog
-from wqcore.control import changes, jobs, outcomes, queues, results, schedules
+from wqcore.control import changes, jobs, masters, outcomes, queues, results, schedules
 from wqcore.control.changes import BITE_JOBS, CANCELLED, Changed, Chosen, Progress
 from wqcore.control.filters import EVERYTHING, JobFilter
-from wqcore.control.jobs import JobInfo
+from wqcore.control.jobs import JobInfo, Owner
+from wqcore.control.masters import MasterInfo
 from wqcore.control.outcomes import POLL_S, Event, Reader
+from wqcore.control.queues import QueueInfo
 from wqcore.control.routes import JobId, Routes, Target
 from wqcore.control.schedules import Args, ScheduleInfo
 from wqcore.db.request import Request
@@ -43,6 +45,10 @@ class AsyncControl:
         at = self._routes.of_job(job_id)
         info = await self._do(jobs.job(job_id), at=at)
         return None if info is None else self._routes.marked(at, info)
+
+    async def owner(self, job_id: int) -> Owner:
+        """Who holds the job, and whether somebody has asked to cancel it."""
+        return await self._do(jobs.owner(job_id), at=self._routes.of_job(job_id))
 
     async def jobs(self, chosen: JobFilter = EVERYTHING, *, limit: int = 100, after: int = 0) -> list[JobInfo]:
         """At most `limit` (1 … 10,000) jobs that match, by id, beyond the id `after`. Raises InvalidRequest."""
@@ -161,6 +167,10 @@ class AsyncControl:
 
     # --- queues -----------------------------------------------------------------------------------------------------
 
+    async def queues(self) -> list[QueueInfo]:
+        """All queues, by name."""
+        return [info for at in self._routes.targets for info in await self._do(queues.queues(), at=at)]
+
     async def pause(self, queue: str | None = None) -> int:
         """Pauses a queue (None: all): nothing of it is started; what runs goes on. Returns how many were paused."""
         return sum([await self._do(queues.pause(queue), at=at) for at in self._of(queue)])
@@ -175,6 +185,17 @@ class AsyncControl:
         None takes a change back. Returns what differs from the configuration then. Raises InvalidLimits, UnknownQueue.
         """
         return await self._do(queues.set_limits(queue, changes), at=self._routes.of_queue(queue))
+
+    # --- masters ----------------------------------------------------------------------------------------------------
+
+    async def masters(self) -> list[MasterInfo]:
+        """All masters and their workers, as their last heartbeats show them."""
+        return [info for at in self._routes.targets for info in await self._do(masters.masters(), at=at)]
+
+    async def drain_masters(self, ids: Iterable[str]) -> list[str]:
+        """Asks masters to drain, wherever they run, as TERM does; the ids of those that are there."""
+        wanted = list(ids)
+        return [id_ for at in self._routes.targets for id_ in await self._do(masters.ask_to_drain(wanted), at=at)]
 
     # --- schedules --------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,12 @@ from wqcore.job import FINISHED, PRIORITY_MAX, PRIORITY_MIN, JobState
 Moment = dt.datetime | dt.timedelta
 
 
+class AsText(str):
+    """A value of args or metadata that is compared as text: `AsText("7")` is the number 7 and the string "7"."""
+
+    __slots__ = ()
+
+
 class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which jobs are meant; all conditions that are given must hold.
 
@@ -29,7 +35,10 @@ class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
         states (sequence of JobState or str): one of available, scheduled, retryable, running, completed, cancelled,
             discarded.
         serial_key, job_key (str): exactly this.
-        args, metadata (mapping): dotted path → value, e.g. `{"user.id": 7}`. Numbers are compared by value.
+        key (str): the serial key or the job key is exactly this.
+        tags (sequence of str): the list `tags` in the metadata has all of these.
+        args, metadata (mapping): dotted path → value, e.g. `{"user.id": 7}`. Numbers are compared by value; an AsText
+            also matches a number or a boolean that is written like it.
         error (str): a part of the last error's text.
         older_than, newer_than (datetime with time zone, or timedelta): created before, or at or after, that moment; a
             timedelta counts back from now, by the database's clock.
@@ -42,6 +51,8 @@ class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
     states: Sequence[JobState | str] | None = None
     serial_key: str | None = None
     job_key: str | None = None
+    key: str | None = None
+    tags: Sequence[str] | None = None
     args: Mapping[str, Any] | None = None
     metadata: Mapping[str, Any] | None = None
     error: str | None = None
@@ -60,7 +71,7 @@ EVERYTHING = JobFilter()
 
 def parameters(chosen: JobFilter) -> dict[str, Any]:
     """The filter as parameters of `jobs_walk.sql`. Raises InvalidRequest."""
-    for name in ("ids", "kinds", "queues", "states"):
+    for name in ("ids", "kinds", "queues", "states", "tags"):
         if isinstance(getattr(chosen, name), str | int):
             raise InvalidRequest(f"{name} is a list of them: write [{getattr(chosen, name)!r}]")
     states = None if chosen.states is None else set(_states(chosen.states))
@@ -77,6 +88,8 @@ def parameters(chosen: JobFilter) -> dict[str, Any]:
         "history": "none" if not ended else "all" if JobState.COMPLETED in ended else "dead",
         "serial_key": chosen.serial_key,
         "job_key": chosen.job_key,
+        "key": chosen.key,
+        "tags": _texts(chosen.tags),
         "error": chosen.error,
         "older_at": older_at,
         "older_s": older_s,
@@ -84,10 +97,13 @@ def parameters(chosen: JobFilter) -> dict[str, Any]:
         "newer_s": newer_s,
         "priority_min": chosen.priority_min,
         "priority_max": chosen.priority_max,
-        "arg_paths": list(chosen.args or ()),
-        "arg_values": _values("args", chosen.args),
-        "metadata_paths": list(chosen.metadata or ()),
-        "metadata_values": _values("metadata", chosen.metadata),
+        "paths": [*(chosen.args or ()), *(chosen.metadata or ())],
+        "in_metadata": [False] * len(chosen.args or ()) + [True] * len(chosen.metadata or ()),
+        "values": [*_values("args", chosen.args), *_values("metadata", chosen.metadata)],
+        "texts": [
+            str(value) if isinstance(value, AsText) else None
+            for value in (*(chosen.args or {}).values(), *(chosen.metadata or {}).values())
+        ],
     }
 
 

@@ -106,6 +106,26 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
         return self.errors[-1].error if self.errors else None
 
 
+class Owner(msgspec.Struct, frozen=True, kw_only=True):
+    """Who holds a job at the moment, and what is asked of it.
+
+    Attributes:
+        host (str | None), master_pid (int | None): where it is held; None: nowhere, or by a master that was never heard of.
+        worker_pid (int | None): the worker that holds it.
+        held (bool): a worker has claimed it.
+        running_s (float | None): how long it had run at the last heartbeat; None: it waits for a seat, or has just begun.
+        cancel_asked_at (datetime | None), cancel_reason (str | None): somebody's request, not carried out yet.
+    """
+
+    host: str | None = None
+    master_pid: int | None = None
+    worker_pid: int | None = None
+    held: bool = False
+    running_s: float | None = None
+    cancel_asked_at: dt.datetime | None = None
+    cancel_reason: str | None = None
+
+
 class Window:
     """A part of a walk: what matched in it, and where the next one begins (None: it was the last)."""
 
@@ -128,6 +148,21 @@ def job(job_id: int) -> Request[JobInfo | None]:
     """One job, or None."""
     found = yield from window(parameters(JobFilter(ids=[job_id])), after=0, n=1, whole=True)
     return info(found.rows[0]) if found.rows else None
+
+
+def owner(job_id: int) -> Request[Owner]:
+    """Who holds a job."""
+    [(shard, host, pid, report, reason, asked_at)] = yield Query("job_owner", {"job": job_id})
+    told = report or {}
+    return Owner(
+        host=host,
+        master_pid=pid,
+        worker_pid=told.get("pid") or None,
+        held=shard is not None,
+        running_s=next((for_s for job_, _, _, for_s in told.get("running", []) if job_ == job_id), None),
+        cancel_asked_at=asked_at,
+        cancel_reason=reason,
+    )
 
 
 def jobs(chosen: JobFilter, limit: int, after: int) -> Request[list[JobInfo]]:

@@ -6,6 +6,7 @@ A change is a row; the notification only hastens it. A worker that misses it fin
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 import msgspec
@@ -13,6 +14,28 @@ import msgspec
 from wqcore.db.request import Query, Request
 from wqcore.errors import InvalidLimits, UnknownQueue
 from wqcore.settings import Limits
+
+
+class QueueInfo(msgspec.Struct, frozen=True):
+    """A queue as it is set.
+
+    Attributes:
+        name (str), slots (int): fixed at its first start.
+        paused_at (datetime | None): since when it is paused.
+        limits (dict): what was changed at run time; all else is as the configuration of the masters has it.
+        keep_hours (dict): outcome → hours that finished jobs stay in the history.
+    """
+
+    name: str
+    slots: int
+    paused_at: dt.datetime | None
+    limits: dict[str, Any]
+    keep_hours: dict[str, float]
+
+
+def queues() -> Request[list[QueueInfo]]:
+    """All queues, by name."""
+    return [QueueInfo(*row) for row in (yield Query("queue_list"))]
 
 
 def pause(queue: str | None) -> Request[int]:

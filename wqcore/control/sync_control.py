@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar, Unpack
 
 from wqcore import clock
 from wqcore.catalog import Catalog
-from wqcore.control import changes, jobs, outcomes, queues, results, schedules
+from wqcore.control import changes, jobs, masters, outcomes, queues, results, schedules
 from wqcore.control.changes import BITE_JOBS, CANCELLED, Changed, Chosen, Progress
 from wqcore.control.filters import EVERYTHING, JobFilter
-from wqcore.control.jobs import JobInfo
+from wqcore.control.jobs import JobInfo, Owner
+from wqcore.control.masters import MasterInfo
 from wqcore.control.outcomes import POLL_S, Event, Reader
+from wqcore.control.queues import QueueInfo
 from wqcore.control.routes import JobId, Routes, Target
 from wqcore.control.schedules import Args, ScheduleInfo
 from wqcore.db.request import Request
@@ -38,6 +40,10 @@ class SyncControl:
         at = self._routes.of_job(job_id)
         info = self._do(jobs.job(job_id), at=at)
         return None if info is None else self._routes.marked(at, info)
+
+    def owner(self, job_id: int) -> Owner:
+        """As `Client.owner`."""
+        return self._do(jobs.owner(job_id), at=self._routes.of_job(job_id))
 
     def jobs(self, chosen: JobFilter = EVERYTHING, *, limit: int = 100, after: int = 0) -> list[JobInfo]:
         """As `Client.jobs`."""
@@ -118,6 +124,10 @@ class SyncControl:
 
     # --- queues -----------------------------------------------------------------------------------------------------
 
+    def queues(self) -> list[QueueInfo]:
+        """As `Client.queues`."""
+        return [info for at in self._routes.targets for info in self._do(queues.queues(), at=at)]
+
     def pause(self, queue: str | None = None) -> int:
         """As `Client.pause`."""
         return sum([self._do(queues.pause(queue), at=at) for at in self._of(queue)])
@@ -129,6 +139,17 @@ class SyncControl:
     def set_limits(self, queue: str, **changes: Any) -> dict[str, Any]:
         """As `Client.set_limits`."""
         return self._do(queues.set_limits(queue, changes), at=self._routes.of_queue(queue))
+
+    # --- masters ----------------------------------------------------------------------------------------------------
+
+    def masters(self) -> list[MasterInfo]:
+        """As `Client.masters`."""
+        return [info for at in self._routes.targets for info in self._do(masters.masters(), at=at)]
+
+    def drain_masters(self, ids: Iterable[str]) -> list[str]:
+        """As `Client.drain_masters`."""
+        wanted = list(ids)
+        return [id_ for at in self._routes.targets for id_ in self._do(masters.ask_to_drain(wanted), at=at)]
 
     # --- schedules --------------------------------------------------------------------------------------------------
 

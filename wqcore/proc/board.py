@@ -30,8 +30,10 @@ _pack_ended: Callable[..., None] = _ENDED.pack_into
 """Written in this order, word by word, the job's id last: one call takes half of the time of an index a word."""
 
 FREE, BOOT, WORKING, DRAINING = range(4)
+STATES = ("free", "starting", "working", "draining")
+"""The same for people."""
 
-_STATE, _TICK, _SHARD, _RUNNING, _COMPLETED, _FAILED, _HEAD, _TAIL, _NAMES, _ENDED_BY_ITSELF, _MEMORY = range(11)
+_STATE, _TICK, _SHARD, _RUNNING, _COMPLETED, _FAILED, _HEAD, _TAIL, _NAMES, _ENDED_BY_ITSELF, _MEMORY, _PID = range(12)
 
 
 class RunningJob(NamedTuple):
@@ -96,6 +98,10 @@ class Sheet:
         """How much memory of its own the child has held for a while."""
         self._words[_MEMORY] = own_bytes
 
+    def set_pid(self, pid: int) -> None:
+        """Which process the child is."""
+        self._words[_PID] = pid
+
     def tick(self, now_ns: int) -> None:
         """The child's loop is alive."""
         self._words[_TICK] = now_ns
@@ -146,6 +152,11 @@ class Sheet:
     def memory_bytes(self) -> int:
         """0 while nobody has measured."""
         return self._words[_MEMORY]
+
+    @property
+    def pid(self) -> int:
+        """0 while it has not said so."""
+        return self._words[_PID]
 
     @property
     def completed(self) -> int:

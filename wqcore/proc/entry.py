@@ -28,12 +28,13 @@ from wqcore.proc.children import EXIT_BOOT_FAILED, EXIT_FENCED, EXIT_LEFT_THREAD
 from wqcore.proc.master import Post
 from wqcore.proc.memory import watch_memory
 from wqcore.proc.preload import preload
+from wqcore.proc.report import Report
+from wqcore.proc.stacks import offer_stack
 from wqcore.proc.strays import close, guard_copies, run
 from wqcore.recurring import declared_at
 from wqcore.resource import app_problems, use_app_settings
 from wqcore.settings import Process, Settings
 from wqcore.shard import Shard
-from wqcore.upkeep.beat import RUNNING_SHOWN_MAX
 from wqcore.watch.meters import Meter
 from wqcore.watch.page import Page
 
@@ -64,7 +65,9 @@ def worker(post: Post) -> int:
     """A worker process: exit code 0 when drained, 75 when fenced, 76 with threads left behind, 70 when it could not start."""
     program = _program(post)
     faulthandler.enable()
+    offer_stack()
     sheet = post.board.sheets[post.sheet_number]
+    sheet.set_pid(os.getpid())
     setproctitle(f"wqcore: worker {post.place} starting")
     try:
         if not program.settings.process.preload:
@@ -105,6 +108,7 @@ def keeper(post: Post) -> int:
     """The keeper's process."""
     program = _program(post)
     faulthandler.enable()
+    offer_stack()
     setproctitle("wqcore: keeper")
     return run(_keep(post, program, post.board.sheets[post.sheet_number]))
 
@@ -240,23 +244,6 @@ async def _keep(post: Post, program: Program, sheet: Sheet) -> int:
     board = post.board
     sheets = [other for other in board.sheets if other.seats]
 
-    def report() -> dict[str, Any]:
-        now = clock.monotonic_ns()
-        shards = {}
-        for other in sheets:
-            if other.state != FREE:
-                jobs = other.running()
-                shards[str(other.shard)] = {
-                    "workers": other.seats,
-                    "completed": other.completed,
-                    "failed": other.failed,
-                    "running": [
-                        [job.id, job.attempt, job.kind, round(now / 1e9 - job.began, 1)] for job in jobs[:RUNNING_SHOWN_MAX]
-                    ],
-                    "running_count": len(jobs),
-                }
-        return {"shards": shards}
-
     def started(number: int) -> tuple[int, list[tuple[int, int]]]:
         return board.sheets[number].shard, board.sheets[number].started_jobs()
 
@@ -266,11 +253,13 @@ async def _keep(post: Post, program: Program, sheet: Sheet) -> int:
         process_id=program.process_id,
         master_pid=os.getppid(),
         version=program.version,
-        report=report,
+        report=Report(sheets),
         started=started,
         live_shards=lambda: {other.shard for other in sheets if other.state != FREE},
         master_lives=lambda: clock.monotonic_ns() - board.tick_ns < MASTER_SILENT_S * 1e9,
         answered=lambda number: _answer(post.answers_fd, number),
+        # not TERM: it is asked for with each beat, and a second TERM would hasten the drain
+        drain_master=lambda: os.kill(os.getppid(), signal.SIGUSR1),
         declared=declared_at(program.whole, program.database),
         page=program.page,
     )

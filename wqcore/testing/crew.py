@@ -226,6 +226,7 @@ class Crew:
             live_shards=lambda: set(self._sheets),
             master_lives=lambda: True,
             answered=lambda number: None,
+            drain_master=lambda: None,
             declared=declared(self._settings),
         )
 

@@ -27,9 +27,9 @@ async def beat(
     group: str | None,
     version: str,
     report: dict[str, Any],
-) -> None:
-    """Writes the beat."""
-    await conn.execute(
+) -> bool:
+    """Writes the beat; whether somebody has asked the master to drain."""
+    cursor = await conn.execute(
         statements["beat"],
         {
             "process": process,
@@ -40,6 +40,8 @@ async def beat(
             "report": orjson.dumps(report).decode(),
         },
     )
+    row = await cursor.fetchone()
+    return row is not None and bool(row[0])
 
 
 async def leave(conn: AsyncConnection, statements: Statements, *, process: str | None, dead_after_s: float) -> None:

@@ -57,16 +57,18 @@ matched as materialized (
        and (%(states)s::text[] is null or state = any(%(states)s::text[]))
        and (%(serial_key)s::text is null or serial_key = %(serial_key)s::text)
        and (%(job_key)s::text is null or job_key = %(job_key)s::text)
+       and (%(key)s::text is null or %(key)s::text in (serial_key, job_key))
+       and (%(tags)s::text[] is null or (metadata -> 'tags')::jsonb ?& %(tags)s::text[])
        and (%(error)s::text is null or position(%(error)s::text in errors -> -1 ->> 'error') > 0)
        and created_at < coalesce(%(older_at)s::timestamptz, now() - %(older_s)s::float8 * interval '1 second', 'infinity')
        and created_at >= coalesce(%(newer_at)s::timestamptz, now() - %(newer_s)s::float8 * interval '1 second', '-infinity')
        and priority between %(priority_min)s::integer and %(priority_max)s::integer
        and not exists (
-            select from unnest(%(arg_paths)s::text[], %(arg_values)s::text[]) as c (path, value)
-             where (args #> string_to_array(c.path, '.'))::jsonb is distinct from c.value::jsonb)
-       and not exists (
-            select from unnest(%(metadata_paths)s::text[], %(metadata_values)s::text[]) as c (path, value)
-             where (metadata #> string_to_array(c.path, '.'))::jsonb is distinct from c.value::jsonb)
+            select from unnest(%(paths)s::text[], %(in_metadata)s::boolean[], %(values)s::text[], %(texts)s::text[])
+                   as c (path, meta, value, text)
+             cross join lateral (select case when c.meta then metadata else args end #> string_to_array(c.path, '.')) v (it)
+             where case when c.text is null then v.it::jsonb is distinct from c.value::jsonb
+                        else v.it #>> '{}' is distinct from c.text end)
 )
 select e.id as edge, t.total, m.*, p.fraction, p.note
   from edge e cross join (select count(*) as total from matched) t
