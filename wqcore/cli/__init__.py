@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import sys
 
-from wqcore.cli import front, insert, migrate, run, schedules, status
+from wqcore.cli import front, insert, k8s, migrate, run, schedules, status
 from wqcore.errors import ConfigError, DatabaseUnavailable, InsertError, SchemaError, WqcoreError
 
-__all__ = ["insert", "main", "migrate", "run", "schedules", "status"]  # importing a room makes its commands
+__all__ = ["insert", "k8s", "main", "migrate", "run", "schedules", "status"]  # importing a room makes its commands
 
 
 def main() -> None:
