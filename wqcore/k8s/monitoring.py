@@ -31,7 +31,6 @@ def service_monitor(plan: Plan) -> Object:
         plan, "monitoring.coreos.com/v1", "ServiceMonitor", names.part(plan, "watch"), _labels(plan),
         spec={
             "selector": {"matchLabels": _labels(plan)},
-            "namespaceSelector": {"matchNames": [plan.namespace]},
             "podTargetLabels": [GROUP],
             "endpoints": [{"port": "watch", "path": "/metrics", "interval": f"{SCRAPE_S}s", "scrapeTimeout": "10s"}],
         },

@@ -148,6 +148,12 @@ def _misfits(settings: Settings) -> Iterator[str]:
         yield "process.group is set: each Deployment gives its own by --group; leave it out"
     if _watch_port(settings) == 0:
         yield f"watch.port is not set: the probes ask it; write [watch] host = \"0.0.0.0\", port = {WATCH_PORT}"
+    if _watch_host(settings) in ("127.0.0.1", "::1", "localhost"):
+        yield 'watch.host is this machine alone: the probes come from outside the container; write host = "0.0.0.0"'
+    for name in sorted(groups & set(kubernetes.programs)):
+        yield f"{name!r} is a group and a program: their Deployments would have one name; rename one"
+    for name in sorted({"migrate", "watch"} & (groups | set(kubernetes.programs))):
+        yield f"{name!r} is what the object of another purpose is called: rename the group or program"
     for name in sorted(set(kubernetes.groups) - groups):
         yield f"kubernetes.groups.{name}: there is no such group; the groups are {', '.join(sorted(groups))}"
     for name in sorted(groups):
@@ -191,6 +197,10 @@ def _has_database(path: Path) -> bool:
     except ConfigError as error:
         return not any(problem.startswith("database.dsn is not set") for problem in error.problems)
     return True
+
+
+def _watch_host(settings: Settings) -> str:
+    return str(getattr(getattr(settings, "watch", None), "host", ""))
 
 
 def _watch_port(settings: Settings) -> int:

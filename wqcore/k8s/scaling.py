@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 
 from psycopg import sql
 
@@ -75,12 +76,16 @@ def scaled_object(plan: Plan, group: Group) -> Object:
 def query(plan: Plan, group: Group) -> str:
     """`masters_wanted.sql` for a group, with its values written into it: a trigger has no parameters."""
     values = {
-        "queues": [seats.queue for seats in group.seats],
-        "jobs_per_master": [seats.jobs_per_master for seats in group.seats],
-        "jobs_max": [seats.jobs_max for seats in group.seats],
+        "queues": _array(seats.queue for seats in group.seats),
+        "jobs_per_master": _array(seats.jobs_per_master for seats in group.seats),
+        "jobs_max": _array(seats.jobs_max for seats in group.seats),
     }
     text = Statements(plan.settings.database.schema)["masters_wanted"].decode()
-    return re.sub(r"%\((\w+)\)s", lambda found: sql.Literal(values[found[1]]).as_string(None), text)
+    return re.sub(r"%\((\w+)\)s", lambda found: values[found[1]], text)
+
+
+def _array(values: Iterable[str | float]) -> str:
+    return f"array[{', '.join(sql.Literal(value).as_string(None).strip() for value in values)}]"
 
 
 def horizontal_autoscaler(plan: Plan, group: Group) -> Object:
