@@ -25,7 +25,7 @@ from wqcore.launch import sync_kinds
 from wqcore.proc.board import DRAINING, FREE, WORKING, Sheet
 from wqcore.proc.children import EXIT_BOOT_FAILED, EXIT_FENCED, EXIT_LEFT_THREADS
 from wqcore.proc.master import Post
-from wqcore.proc.memory import watch_memory
+from wqcore.proc.memory import first_to_be_killed, watch_memory
 from wqcore.proc.preload import preload
 from wqcore.proc.strays import close, guard_copies, run
 from wqcore.recurring import declared
@@ -56,6 +56,7 @@ def worker(post: Post) -> int:
     """A worker process: exit code 0 when drained, 75 when fenced, 76 with threads left behind, 70 when it could not start."""
     program = _program(post)
     faulthandler.enable()
+    first_to_be_killed()
     sheet = post.board.sheets[post.sheet_number]
     setproctitle(f"wqcore: worker {post.place} starting")
     try:
