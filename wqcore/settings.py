@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from wqcore import ticks, trust
+from wqcore import cpus, ticks, trust
 from wqcore.errors import ConfigError
 from wqcore.job import ATTEMPTS_MAX, PRIORITY_MAX, PRIORITY_MIN, SLOTS_MAX, JobKeyMode, check_name
 
@@ -196,10 +196,12 @@ class Queue(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         }
         return msgspec.convert(msgspec.to_builtins(own) | dict(changed), Limits)
 
-    def process_count(self) -> int:
-        """How many processes share this queue's workers on this machine; never more than there are workers."""
-        wanted = len(os.sched_getaffinity(0)) if self.processes == "cores" else self.processes
-        return min(wanted, self.workers)
+    def process_count(self, cores: int | None = None) -> int:
+        """How many processes share this queue's workers on this machine, or on one of so many cores; never more than there
+        are workers, nor of "cores" more than slots."""
+        if self.processes != "cores":
+            return min(self.processes, self.workers)
+        return min(cpus.usable() if cores is None else cores, self.slots, self.workers)
 
 
 class Schedule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -240,6 +242,47 @@ class Schedule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return [f"schedules.{name}: {problem}" for problem in found if problem]
 
 
+Ports = list[Annotated[int, Meta(ge=1, le=65_535)]]
+PRIVATE_NETWORKS = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
+
+
+class KubernetesGroup(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The Deployment of one group of queues."""
+
+    replicas: Annotated[int, Meta(ge=1, le=1000)] = 2
+    replicas_max: Annotated[int, Meta(ge=1, le=1000)] = 8
+    cpu: Annotated[float, Meta(ge=0.05, le=256)] = 1.0
+    memory_soft_mb: Annotated[int, Meta(ge=32, le=1_000_000)] = 200
+    jobs_per_worker: Annotated[float, Meta(ge=0.1, le=100_000)] = 10.0
+    egress_ports: Ports = []
+
+
+class KubernetesProgram(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The Deployment and the Service of a program that answers HTTP beside the masters, from the same image."""
+
+    module: str
+    port: Annotated[int, Meta(ge=1, le=65_535)]
+    health: Annotated[str, Meta(pattern="^/")] = "/"
+    drain_timeout_s: Seconds = 30.0
+    replicas: Annotated[int, Meta(ge=1, le=1000)] = 2
+    cpu: Annotated[float, Meta(ge=0.05, le=256)] = 0.5
+    memory_mb: Annotated[int, Meta(ge=32, le=1_000_000)] = 384
+    egress_ports: Ports = []
+
+
+class Kubernetes(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What `wqcore k8s` needs to know beyond the rest of the file; masters do not look at it."""
+
+    name: Annotated[str, Meta(pattern="^[a-z]([a-z0-9-]{0,18}[a-z0-9])?$")] = "wqcore"
+    namespace: Annotated[str, Meta(pattern="^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")] = "wqcore"
+    image: str | UnsetType = UNSET
+    database_port: Annotated[int, Meta(ge=1, le=65_535)] = 5432
+    database_networks: list[str] = msgspec.field(default_factory=lambda: list(PRIVATE_NETWORKS))
+    monitoring_namespace: str = "monitoring"
+    groups: dict[str, KubernetesGroup] = {}
+    programs: dict[str, KubernetesProgram] = {}
+
+
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A whole configuration file."""
 
@@ -253,6 +296,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     queues: dict[str, Queue] = {}
     schedules: dict[str, Schedule] = {}
     databases: dict[str, Database] = {}
+    kubernetes: Kubernetes = Kubernetes()
     app: dict[str, Any] = {}
 
     def keep_hours(self, queue: str) -> dict[str, int]:

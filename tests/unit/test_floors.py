@@ -12,12 +12,12 @@ import wqcore
 ROOT = Path(wqcore.__file__).parent
 FLOORS = {
     "job": 0, "outcome": 0, "errors": 0, "backoff": 0, "clock": 0, "version": 0, "ticks": 0,
-    "trust": 0,
+    "trust": 0, "cpus": 0,
     "settings": 1, "described": 1, "catalog": 1, "resource": 1, "signature": 1, "around": 1, "hooks": 1, "recurring": 1,
     "db": 2,
     "line": 3, "upkeep": 3, "control": 3,
     "client": 4, "shard": 4, "keeper": 4,
-    "proc": 5, "launch": 5, "attach": 5,
+    "proc": 5, "launch": 5, "attach": 5, "k8s": 5,
     "cli": 6, "": 6, "__main__": 6, "testing": 6,
 }  # fmt: skip
 SIDE_STAIR = "watch"

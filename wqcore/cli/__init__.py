@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from wqcore.cli import doctor, front, insert, jobs, migrate, queues, run, schedules, status, top, workers
+from wqcore.cli import doctor, front, insert, jobs, k8s, migrate, queues, run, schedules, status, top, workers
 from wqcore.errors import (
     ConfigError,
     DatabaseUnavailable,
@@ -18,7 +18,7 @@ from wqcore.errors import (
     WqcoreError,
 )
 
-__all__ = ["doctor", "insert", "jobs", "main", "migrate", "queues", "run", "schedules", "status", "top", "workers"]
+__all__ = ["doctor", "insert", "jobs", "k8s", "main", "migrate", "queues", "run", "schedules", "status", "top", "workers"]
 """Importing a room makes its commands."""
 
 

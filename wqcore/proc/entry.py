@@ -26,7 +26,7 @@ from wqcore.launch import sync_kinds
 from wqcore.proc.board import DRAINING, FREE, WORKING, Sheet
 from wqcore.proc.children import EXIT_BOOT_FAILED, EXIT_FENCED, EXIT_LEFT_THREADS
 from wqcore.proc.master import Post
-from wqcore.proc.memory import watch_memory
+from wqcore.proc.memory import first_to_be_killed, watch_memory
 from wqcore.proc.preload import preload
 from wqcore.proc.report import Report
 from wqcore.proc.stacks import offer_stack
@@ -66,6 +66,7 @@ def worker(post: Post) -> int:
     program = _program(post)
     faulthandler.enable()
     offer_stack()
+    first_to_be_killed()
     sheet = post.board.sheets[post.sheet_number]
     sheet.set_pid(os.getpid())
     setproctitle(f"wqcore: worker {post.place} starting")

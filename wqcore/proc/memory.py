@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from pathlib import Path
 
 import psutil
 
@@ -18,6 +19,23 @@ SAMPLE_EVERY_S = 1.0
 SAMPLES = 3
 BUSY_SHARE = 0.01
 """The kernel walks over all pages: measured 2.6 ms with 200 MB and 14 ms with 1.2 GB, so big processes are sampled less often."""
+
+
+WORSE = 100
+"""A tenth of the memory that the limit is about: more than a master holds beyond a worker at rest (73 to 54 MB measured)."""
+
+
+def first_to_be_killed() -> None:
+    """Asks the kernel to kill this worker rather than its master when memory runs out, however little it holds by itself.
+
+    The kernel takes the largest, and at rest that is the master: it has read every module. As process 1 of a container it
+    would take all workers with it. Raising one's own score needs no right.
+    """
+    try:
+        score = Path("/proc/self/oom_score_adj")
+        score.write_text(str(min(1000, int(score.read_text()) + WORSE)))
+    except (OSError, ValueError):
+        pass  # /proc is hidden or read-only here: the kernel chooses by size alone
 
 
 def watch_memory(sheet: Sheet) -> None:
