@@ -1,1 +1,10 @@
-pytest_plugins = ["tests.fix_master", "tests.fix_memory", "tests.fix_pg", "tests.fix_proxy", "tests.fix_room", "tests.fix_sdk", "tests.fix_tmpfs"]
+pytest_plugins = [
+    "tests.fix_faketime",
+    "tests.fix_master",
+    "tests.fix_memory",
+    "tests.fix_pg",
+    "tests.fix_proxy",
+    "tests.fix_room",
+    "tests.fix_sdk",
+    "tests.fix_tmpfs",
+]
