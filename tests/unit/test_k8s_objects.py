@@ -228,7 +228,7 @@ def test_requests_go_out_only_where_the_group_makes_them_and_only_to_public_addr
     }  # fmt: skip
 
 
-SECRET = "hunter2-canary"  # noqa: S105
+SECRET = "hunter2-canary"
 
 
 @pytest.mark.parametrize(

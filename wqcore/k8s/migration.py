@@ -2,8 +2,8 @@
 
 Order. Argo CD goes by waves: these objects first, then the Job, and the masters only when it has succeeded. Helm runs the Job
 as a hook before it touches anything else, so in a chart its ConfigMap and ServiceAccount need the same hook and a lower weight.
-kubectl applies everything at once: there it is three commands (docs/howto/kubernetes.md). A master that comes too early refuses to
-start, says that the schema is behind, and is started again.
+kubectl applies everything at once: there it is done in steps (docs/howto/kubernetes.md). A master that comes too early refuses
+to start, says that the schema is behind, and is started again.
 
 The Job is deleted before it is made anew, because a Job cannot be changed. A migration that dies halfway leaves nothing of its
 last step behind, and two at once wait for each other, so it is repeated without harm.

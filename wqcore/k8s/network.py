@@ -1,8 +1,9 @@
 """Who may talk to whom: nobody reaches a pod but on its own port, and a pod reaches DNS, PostgreSQL, and what its work calls.
 
-Requests of the kubelet (the probes) come from the pod's own node, which no policy holds back. Ports that a group calls are open to
-public addresses only: users choose many of the URLs that are called, and what is private (a cloud's metadata at 169.254.169.254,
-other services of the cluster) is not theirs. A mail server or proxy inside needs a policy of yours in an overlay.
+Requests of the kubelet (the probes) come from the pod's own node, which no policy holds back. Ports that a group calls are open
+to public addresses only: users choose many of the URLs that are called, and what is private (a cloud's metadata at
+169.254.169.254, other services of the cluster) is not theirs. A mail server or proxy inside needs a policy of yours in an
+overlay.
 """
 
 from __future__ import annotations
