@@ -12,7 +12,7 @@ last step behind, and two at once wait for each other, so it is repeated without
 from __future__ import annotations
 
 from wqcore.k8s import names, pod
-from wqcore.k8s.names import CONFIG, MIGRATION, Object
+from wqcore.k8s.names import BEFORE, CONFIG, MIGRATION, Object
 from wqcore.k8s.plan import Plan
 
 BACKOFF_LIMIT = 4
@@ -31,7 +31,7 @@ HOOKS = {
 
 def config_map(plan: Plan) -> Object:
     """The configuration file, byte for byte."""
-    labels = names.selector(plan, CONFIG)
+    labels = names.selector(plan, CONFIG) | BEFORE
     return names.object_(
         plan, "v1", "ConfigMap", names.config_map(plan), labels,
         annotations=PREREQUISITES, data={pod.CONFIG_FILE: plan.config},
@@ -40,7 +40,7 @@ def config_map(plan: Plan) -> Object:
 
 def service_account(plan: Plan) -> Object:
     """An account without rights and without a token: nothing here talks to Kubernetes."""
-    labels = names.selector(plan, CONFIG)
+    labels = names.selector(plan, CONFIG) | BEFORE
     return names.object_(
         plan, "v1", "ServiceAccount", plan.name, labels,
         annotations=PREREQUISITES, automountServiceAccountToken=False,
@@ -59,7 +59,7 @@ def job(plan: Plan) -> Object:
         resources=pod.resources(0.25, None, 256),
     )  # fmt: skip
     return names.object_(
-        plan, "batch/v1", "Job", names.part(plan, "migrate"), labels, annotations=HOOKS,
+        plan, "batch/v1", "Job", names.part(plan, "migrate"), labels | BEFORE, annotations=HOOKS,
         spec={
             "backoffLimit": BACKOFF_LIMIT,
             "activeDeadlineSeconds": DEADLINE_S,

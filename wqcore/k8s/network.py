@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from wqcore.k8s import names
 from wqcore.k8s.migration import PREREQUISITES
-from wqcore.k8s.names import MIGRATION, PROGRAM, WORKER, Object
+from wqcore.k8s.names import BEFORE, MIGRATION, PROGRAM, WORKER, Object
 from wqcore.k8s.plan import Plan
 from wqcore.settings import PRIVATE_NETWORKS
 
@@ -39,7 +39,9 @@ def of_program(plan: Plan, what: str) -> Object:
 def of_migration(plan: Plan) -> Object:
     """The migration: the database, and nothing comes in."""
     labels = names.selector(plan, MIGRATION)
-    return _policy(plan, "migrate", labels, [], [], annotations=PREREQUISITES)
+    policy = _policy(plan, "migrate", labels, [], [], annotations=PREREQUISITES)
+    policy["metadata"]["labels"] = labels | BEFORE
+    return policy
 
 
 def _policy(
