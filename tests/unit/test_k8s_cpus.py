@@ -100,13 +100,19 @@ def cpu_cgroup() -> Iterator[Callable[[float], str]]:
 def test_in_a_real_cgroup_the_quota_counts(cpu_cgroup: Callable[[float], str]) -> None:
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("NOT TESTED: with one CPU a quota of one changes nothing")
-    program = (
-        "import sys; open(sys.argv[1], 'w').write('0'); from wqcore.settings import Queue; "
-        "print(Queue(workers=100, processes='cores').process_count())"
-    )
+    program = """
+import sys
+from wqcore.settings import Queue
+
+queue = Queue(workers=100, processes="cores")
+before = queue.process_count()
+with open(sys.argv[1], "w") as procs:  # not before the imports, which would take their time with half a CPU
+    procs.write("0")
+print(before, queue.process_count())
+"""
     environ = os.environ | {"PYTHONPATH": str(Path(wqcore.__file__).parents[1])}
-    for quota, processes in ((0.5, 1), (1.0, 1), (1.5, 2)):
-        done = subprocess.run(
-            [sys.executable, "-c", program, cpu_cgroup(quota)], env=environ, capture_output=True, text=True, timeout=60
-        )
-        assert (done.returncode, done.stdout.split()) == (0, [str(processes)]), done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", program, cpu_cgroup(1.0)], env=environ, capture_output=True, text=True, timeout=60
+    )
+    before, after = map(int, done.stdout.split())
+    assert before > after == 1, done.stderr

@@ -12,7 +12,7 @@ import pytest
 from tests.fix_k8s import PROD, Object, objects, of_kind, plan_of, pod_templates
 from wqcore.errors import ConfigError
 from wqcore.k8s import plan as planning
-from wqcore.k8s import pod
+from wqcore.k8s import pod, scaling
 from wqcore.settings import load
 
 DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
@@ -144,6 +144,22 @@ def test_every_selector_finds_the_pods_it_is_for_and_no_others(plan: planning.Pl
     assert monitored[0]["spec"]["ports"][0]["name"] == monitor["spec"]["endpoints"][0]["port"]
 
 
+def test_what_is_applied_before_the_rest_is_all_that_the_migration_needs(plan: planning.Plan) -> None:
+    before = [one for one in objects(plan) if one["metadata"].get("labels", {}).get("wqcore/phase") == "migration"]
+    assert sorted(one["kind"] for one in before) == ["ConfigMap", "Job", "NetworkPolicy", "ServiceAccount"]
+    (job,), waves = of_kind(before, "Job"), {}
+    for one in before:
+        waves[one["kind"]] = int(one["metadata"]["annotations"]["argocd.argoproj.io/sync-wave"])
+    assert waves.pop("Job") == -1
+    assert set(waves.values()) == {-2}
+    spec = job["spec"]["template"]["spec"]
+    assert spec["serviceAccountName"] == of_kind(before, "ServiceAccount")[0]["metadata"]["name"]
+    assert spec["volumes"][0]["configMap"]["name"] == of_kind(before, "ConfigMap")[0]["metadata"]["name"]
+    assert spec["containers"][0]["args"][-1] == "migrate"
+    secrets = [one["secretRef"]["name"] for one in spec["containers"][0]["envFrom"]]
+    assert secrets == ["wqcore", "wqcore-migrations"]  # in this order: the owner's DSN is put over the masters'
+
+
 def test_scalers_scale_a_deployment_that_exists_and_never_to_none(plan: planning.Plan) -> None:
     deployments = {one["metadata"]["name"]: one for one in of_kind(objects(plan, "base"), "Deployment")}
     scalers = of_kind(objects(plan), "ScaledObject") + of_kind(objects(plan), "HorizontalPodAutoscaler")
@@ -153,6 +169,13 @@ def test_scalers_scale_a_deployment_that_exists_and_never_to_none(plan: planning
         target = deployments[spec["scaleTargetRef"]["name"]]
         least = spec.get("minReplicaCount", spec.get("minReplicas"))
         assert 1 <= least == target["spec"]["replicas"]
+
+
+def test_the_metric_that_the_autoscaler_reads_is_made_of_metrics_that_masters_have() -> None:
+    exposition = pytest.importorskip("wqcore.watch.exposition", reason="NOT TESTED: masters have no metrics")
+    (rule,) = scaling.adapter_rules()["rules"]["external"]
+    asked = set(re.findall(r"wqcore_\w+", rule["seriesQuery"] + rule["metricsQuery"]))
+    assert asked <= {metric.name for metric in exposition.METRICS if "queue" in metric.labels}
 
 
 def test_no_pod_has_any_right(plan: planning.Plan) -> None:
@@ -228,7 +251,7 @@ def test_requests_go_out_only_where_the_group_makes_them_and_only_to_public_addr
     }  # fmt: skip
 
 
-SECRET = "hunter2-canary"  # noqa: S105
+SECRET = "hunter2-canary"
 
 
 @pytest.mark.parametrize(

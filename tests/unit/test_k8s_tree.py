@@ -8,47 +8,64 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.fix_k8s import PROD, ROOT, documents, plan_of
+from wqcore.cli import front
 from wqcore.k8s import pod, tree
 
 DEPLOY = ROOT / "deploy"
 
 
-def k8s(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """`wqcore k8s`, in a folder that has conf/prod.toml, and with an environment that must not matter."""
-    (folder / "conf").mkdir(exist_ok=True)
-    (folder / "conf" / "prod.toml").write_text(PROD, "utf-8")
-    environ = os.environ | {"PYTHONPATH": str(ROOT), "WQCORE_DATABASE__DSN": "postgresql://elsewhere", "NO_COLOR": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "wqcore", "k8s", "--config", "conf/prod.toml", *words],
-        cwd=folder, env=environ, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+class Done(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: list[str]
+    err: str
 
 
-def test_deploy_is_what_the_command_makes_and_the_check_names_what_is_not(tmp_path: Path) -> None:
+@pytest.fixture
+def k8s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """`wqcore k8s` in a folder that has conf/prod.toml, and with an environment that must not matter."""
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "prod.toml").write_text(PROD, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WQCORE_DATABASE__DSN", "postgresql://elsewhere")
+
+    def run(*words: str) -> Done:
+        done = CliRunner().invoke(front.app, ["k8s", "--config", "conf/prod.toml", *words], catch_exceptions=False)
+        return Done(done.exit_code, done.stdout.split(), done.stderr)
+
+    return run
+
+
+def test_deploy_is_what_the_command_makes_and_the_check_names_what_is_not(
+    tmp_path: Path, k8s: Callable[..., Done]
+) -> None:
     for folder in ("base", "components", "overlays"):
         shutil.copytree(DEPLOY / folder, tmp_path / "deploy" / folder)
-    done = k8s(tmp_path, "--check")
-    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+    done = k8s("--check")
+    assert (done.code, done.out) == (0, []), done
 
     (tmp_path / "deploy/base/group-runs.yaml").write_text("# mine\n")
     (tmp_path / "deploy/base/config.yaml").unlink()
     (tmp_path / "deploy/base/group-old.yaml").write_text(f"{tree.GENERATED} from another: …\n")
-    wrong = k8s(tmp_path, "--check")
+    wrong = k8s("--check")
     names = ["deploy/base/config.yaml", "deploy/base/group-old.yaml", "deploy/base/group-runs.yaml"]
-    assert (wrong.returncode, wrong.stdout.split()) == (1, names)
-    assert "run `python -m wqcore k8s --config conf/prod.toml`" in wrong.stderr
+    assert (wrong.code, wrong.out) == (1, names)
+    assert "run `python -m wqcore k8s --config conf/prod.toml`" in wrong.err
 
-    assert k8s(tmp_path).returncode == 0
-    assert k8s(tmp_path, "--check").returncode == 0
+    assert (k8s().code, k8s("--check")) == (0, done)
 
 
 def test_what_is_in_the_repository_is_all_that_the_command_makes_in_an_empty_folder(tmp_path: Path) -> None:
-    made = tree.write(plan_of(tmp_path), tmp_path / "deploy")
+    made = tree.write(tree.files(plan_of(tmp_path)), tmp_path / "deploy")
     for path in made:
         assert (DEPLOY / path).read_text("utf-8") == (tmp_path / "deploy" / path).read_text("utf-8"), path
     kept = {path.relative_to(DEPLOY).as_posix() for path in DEPLOY.rglob("*") if path.is_file()}
@@ -56,41 +73,44 @@ def test_what_is_in_the_repository_is_all_that_the_command_makes_in_an_empty_fol
 
 
 def test_the_command_writes_only_what_changed_and_leaves_files_of_others_alone(tmp_path: Path) -> None:
-    plan, out = plan_of(tmp_path), tmp_path / "out"
-    assert len(tree.write(plan, out)) == len(tree.files(plan))
+    wanted, out = tree.files(plan_of(tmp_path)), tmp_path / "out"
+    assert tree.write(wanted, out) == sorted(wanted)
     mine = [out / "base" / "ingress.yaml", out / "grafana" / "board.yaml", out / "overlays" / "production" / "mine.yaml"]
     for path in mine:
         path.parent.mkdir(exist_ok=True)
         path.write_text("kind: Mine\n")
     (out / "overlays" / "production" / "kustomization.yaml").write_text("# changed by hand\n")
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.yaml")}
-    assert tree.write(plan, out) == []
+    assert tree.write(wanted, out) == []
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.yaml")} == before
 
     renamed = plan_of(tmp_path, PROD.replace('"internal"', '"inside"').replace("groups.internal", "groups.inside"))
-    changed = tree.write(renamed, out)
+    changed = tree.write(tree.files(renamed), out)
     assert {"base/group-internal.yaml", "base/group-inside.yaml"} <= set(changed)
     assert not (out / "base" / "group-internal.yaml").exists()
     assert all(path.read_text() == "kind: Mine\n" for path in mine)
     assert (out / "overlays" / "production" / "kustomization.yaml").read_text() == "# changed by hand\n"
 
 
-def test_image_and_namespace_of_the_command_line_win(tmp_path: Path) -> None:
-    assert k8s(tmp_path, "--image", "shop:7", "--namespace", "shop", "--out", "out").returncode == 0
+def test_image_and_namespace_of_the_command_line_win(tmp_path: Path, k8s: Callable[..., Done]) -> None:
+    assert k8s("--image", "shop:7", "--namespace", "shop", "--out", "out").code == 0
     (job, _) = documents((tmp_path / "out/base/migration.yaml").read_text())
     assert job["metadata"]["namespace"] == "shop"
     assert job["spec"]["template"]["spec"]["containers"][0]["image"] == "shop:7"
 
 
 def test_a_configuration_that_cannot_be_rendered_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
-    done = k8s(tmp_path, "--config", "conf/none.toml")
+    command = [sys.executable, "-m", "wqcore", "--config", "conf/none.toml", "k8s"]
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "deploy").exists()
 
 
 def test_every_patch_and_every_resource_of_an_overlay_exists(tmp_path: Path) -> None:
     """As far as it shows without Kustomize: the next test has it done."""
-    tree.write(plan_of(tmp_path), tmp_path)
+    tree.write(tree.files(plan_of(tmp_path)), tmp_path)
     base = [one for path in (tmp_path / "base").glob("*.yaml") for one in documents(path.read_text())]
     kustomizations = list(tmp_path.rglob("kustomization.yaml"))
     assert len(kustomizations) == 6
@@ -128,7 +148,7 @@ def test_kustomize_builds(place: str) -> None:
 
 def test_the_hpa_component_takes_the_place_of_keda(tmp_path: Path) -> None:
     build = _kustomize()
-    tree.write(plan_of(tmp_path), tmp_path)
+    tree.write(tree.files(plan_of(tmp_path)), tmp_path)
     path = tmp_path / "overlays/production/kustomization.yaml"
     path.write_text(path.read_text().replace("components/keda", "components/hpa"))
     done = subprocess.run([*build, str(path.parent)], capture_output=True, text=True, timeout=60)

@@ -28,17 +28,15 @@ def render(
     path = config if config is not None else front.Choices.config
     # as the generated files call it, from wherever the command is run
     source = Path(os.path.relpath(path.resolve(), out.resolve().parent)).as_posix()
-    found = plan.read(path, source, image=image, namespace=namespace)
-    if not check:
-        changed = tree.write(found, out)
-        for name in changed:
-            front.out.print(f"{out / name}{'' if (out / name).exists() else ': removed'}")
-        front.say(f"{len(changed)} of {len(tree.files(found))} files changed")
-        return
-    changed = tree.differing(found, out)
+    wanted = tree.files(plan.read(path, source, image=image, namespace=namespace))
+    changed = tree.differing(wanted, out) if check else tree.write(wanted, out)
     for name in changed:
-        front.out.print(f"{out / name}")
-    if changed:
+        removed = not check and not (out / name).exists()
+        front.out.print(f"{out / name}{': removed' if removed else ''}")
+    if not check:
+        front.say(f"{len(changed)} files changed" if changed else f"{out} was up to date")
+    elif changed:
         front.say(f"these are not what {source} makes: run `python -m wqcore k8s --config {path}`")
         raise typer.Exit(front.EXIT_REFUSED)
-    front.say(f"{out} is what {source} makes")
+    else:
+        front.say(f"{out} is what {source} makes")

@@ -2,8 +2,8 @@
 
 Order. Argo CD goes by waves: these objects first, then the Job, and the masters only when it has succeeded. Helm runs the Job
 as a hook before it touches anything else, so in a chart its ConfigMap and ServiceAccount need the same hook and a lower weight.
-kubectl applies everything at once: there it is three commands (docs/howto/kubernetes.md). A master that comes too early refuses to
-start, says that the schema is behind, and is started again.
+kubectl applies everything at once: there it is done in steps (docs/howto/kubernetes.md). A master that comes too early refuses
+to start, says that the schema is behind, and is started again.
 
 The Job is deleted before it is made anew, because a Job cannot be changed. A migration that dies halfway leaves nothing of its
 last step behind, and two at once wait for each other, so it is repeated without harm.
@@ -12,7 +12,7 @@ last step behind, and two at once wait for each other, so it is repeated without
 from __future__ import annotations
 
 from wqcore.k8s import names, pod
-from wqcore.k8s.names import CONFIG, MIGRATION, Object
+from wqcore.k8s.names import BEFORE, CONFIG, MIGRATION, Object
 from wqcore.k8s.plan import Plan
 
 BACKOFF_LIMIT = 4
@@ -31,7 +31,7 @@ HOOKS = {
 
 def config_map(plan: Plan) -> Object:
     """The configuration file, byte for byte."""
-    labels = names.selector(plan, CONFIG)
+    labels = names.selector(plan, CONFIG) | BEFORE
     return names.object_(
         plan, "v1", "ConfigMap", names.config_map(plan), labels,
         annotations=PREREQUISITES, data={pod.CONFIG_FILE: plan.config},
@@ -40,7 +40,7 @@ def config_map(plan: Plan) -> Object:
 
 def service_account(plan: Plan) -> Object:
     """An account without rights and without a token: nothing here talks to Kubernetes."""
-    labels = names.selector(plan, CONFIG)
+    labels = names.selector(plan, CONFIG) | BEFORE
     return names.object_(
         plan, "v1", "ServiceAccount", plan.name, labels,
         annotations=PREREQUISITES, automountServiceAccountToken=False,
@@ -59,7 +59,7 @@ def job(plan: Plan) -> Object:
         resources=pod.resources(0.25, None, 256),
     )  # fmt: skip
     return names.object_(
-        plan, "batch/v1", "Job", names.part(plan, "migrate"), labels, annotations=HOOKS,
+        plan, "batch/v1", "Job", names.part(plan, "migrate"), labels | BEFORE, annotations=HOOKS,
         spec={
             "backoffLimit": BACKOFF_LIMIT,
             "activeDeadlineSeconds": DEADLINE_S,

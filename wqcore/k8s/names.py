@@ -15,6 +15,8 @@ host name is what `wqcore status` shows."""
 Object = dict[str, Any]
 
 GROUP = "wqcore/group"
+BEFORE = {"wqcore/phase": "migration"}
+"""The label of what is applied before the rest: the migration and all that it needs."""
 WORKER, PROGRAM, MIGRATION, CONFIG = "worker", "program", "migration", "config"
 
 

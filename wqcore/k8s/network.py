@@ -1,15 +1,16 @@
 """Who may talk to whom: nobody reaches a pod but on its own port, and a pod reaches DNS, PostgreSQL, and what its work calls.
 
-Requests of the kubelet (the probes) come from the pod's own node, which no policy holds back. Ports that a group calls are open to
-public addresses only: users choose many of the URLs that are called, and what is private (a cloud's metadata at 169.254.169.254,
-other services of the cluster) is not theirs. A mail server or proxy inside needs a policy of yours in an overlay.
+Requests of the kubelet (the probes) come from the pod's own node, which no policy holds back. Ports that a group calls are open
+to public addresses only: users choose many of the URLs that are called, and what is private (a cloud's metadata at
+169.254.169.254, other services of the cluster) is not theirs. A mail server or proxy inside needs a policy of yours in an
+overlay.
 """
 
 from __future__ import annotations
 
 from wqcore.k8s import names
 from wqcore.k8s.migration import PREREQUISITES
-from wqcore.k8s.names import MIGRATION, PROGRAM, WORKER, Object
+from wqcore.k8s.names import BEFORE, MIGRATION, PROGRAM, WORKER, Object
 from wqcore.k8s.plan import Plan
 from wqcore.settings import PRIVATE_NETWORKS
 
@@ -38,7 +39,9 @@ def of_program(plan: Plan, what: str) -> Object:
 def of_migration(plan: Plan) -> Object:
     """The migration: the database, and nothing comes in."""
     labels = names.selector(plan, MIGRATION)
-    return _policy(plan, "migrate", labels, [], [], annotations=PREREQUISITES)
+    policy = _policy(plan, "migrate", labels, [], [], annotations=PREREQUISITES)
+    policy["metadata"]["labels"] = labels | BEFORE
+    return policy
 
 
 def _policy(

@@ -57,7 +57,8 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that the objects are made of. `config` is the text of the file, `source` how the files' heads call it."""
+    """All that the objects are made of. `config` is the text of the file, `source` how the files' heads call it, `watch_told`
+    what masters get in their environment so that the probes reach them."""
 
     settings: Settings
     config: str
@@ -65,6 +66,7 @@ class Plan:
     image: str
     namespace: str
     watch_port: int
+    watch_told: dict[str, str]
     groups: list[Group]
 
     @property
@@ -95,13 +97,15 @@ def read(path: Path, source: str, *, image: str | None = None, namespace: str | 
     if problems:
         raise ConfigError(problems)
     kubernetes = settings.kubernetes
+    port, told = _watch(settings)
     return Plan(
         settings=settings,
         config=path.read_text("utf-8"),
         source=source,
         image=image or (f"{kubernetes.name}:{VERSION}" if isinstance(kubernetes.image, UnsetType) else kubernetes.image),
         namespace=namespace or kubernetes.namespace,
-        watch_port=_watch_port(settings),
+        watch_port=port,
+        watch_told=told,
         groups=[group(settings, name) for name in sorted({settings.group_of(queue) for queue in settings.queues})],
     )
 
@@ -146,10 +150,6 @@ def _misfits(settings: Settings) -> Iterator[str]:
         yield 'database.migrate = "auto": every pod would migrate at its start; the Job does it once, before them'
     if settings.process.group is not UNSET:
         yield "process.group is set: each Deployment gives its own by --group; leave it out"
-    if _watch_port(settings) == 0:
-        yield f"watch.port is not set: the probes ask it; write [watch] host = \"0.0.0.0\", port = {WATCH_PORT}"
-    if _watch_host(settings) in ("127.0.0.1", "::1", "localhost"):
-        yield 'watch.host is this machine alone: the probes come from outside the container; write host = "0.0.0.0"'
     for name in sorted(groups & set(kubernetes.programs)):
         yield f"{name!r} is a group and a program: their Deployments would have one name; rename one"
     for name in sorted({"migrate", "watch"} & (groups | set(kubernetes.programs))):
@@ -199,13 +199,16 @@ def _has_database(path: Path) -> bool:
     return True
 
 
-def _watch_host(settings: Settings) -> str:
-    return str(getattr(getattr(settings, "watch", None), "host", ""))
-
-
-def _watch_port(settings: Settings) -> int:
-    """The port of probes and metrics; 0: none is set."""
+def _watch(settings: Settings) -> tuple[int, dict[str, str]]:
+    """The port of probes and metrics, and what masters must be told for it: a port where the file sets none, and an address
+    that the probes reach where it is loopback."""
     watch = getattr(settings, "watch", None)
     if watch is None:
-        return WATCH_PORT
-    return watch.port if isinstance(watch.port, int) else 0
+        return WATCH_PORT, {}
+    port, told = watch.port, {}
+    if not isinstance(port, int):
+        port = WATCH_PORT
+        told["WQCORE_WATCH__PORT"] = str(port)
+    if watch.host in ("127.0.0.1", "::1", "localhost"):
+        told["WQCORE_WATCH__HOST"] = "0.0.0.0"  # noqa: S104 (all addresses of the pod; its network policy says who may)
+    return port, told

@@ -1,7 +1,7 @@
 """Masters by waiting work: a KEDA ScaledObject for each group, or a HorizontalPodAutoscaler that reads a metric. Never both.
 
-Both ask for as many masters as the unfinished work of a group's busiest queue fills, at `jobs_per_worker` jobs a worker. Jobs that
-run count too, so no master is taken away whose running jobs the others would have no seats for, and never the last ones: a
+Both ask for as many masters as the unfinished work of a group's busiest queue fills, at `jobs_per_worker` jobs a worker. Jobs
+that run count too, so no master is taken away whose running jobs the others would have no seats for, and never the last ones: a
 queue group without a master fires no schedules and keeps no history. Scaling down waits five minutes, then takes one master a
 minute; each drains as in a deploy. When the database cannot be asked, the number of masters stays or rises to `replicas`.
 """
@@ -113,16 +113,20 @@ def horizontal_autoscaler(plan: Plan, group: Group) -> Object:
 
 
 def adapter_rules() -> Object:
-    """What prometheus-adapter needs to serve that metric, as values of its Helm chart. Every master shows the whole queue's
-    waiting work, so the greatest is taken; running jobs are each master's own, so they are added up."""
+    """What prometheus-adapter needs to serve that metric, as values of its Helm chart. What waits, and whether the queue is
+    paused, every master knows of the whole queue, so the greatest is taken; what it holds is its own, so that is added up."""
+    queue = "{<<.LabelMatchers>>}"
+    waits = f"max(wqcore_waiting{queue}) * (1 - max(wqcore_queue_paused{queue}))"
+    held = f"sum(wqcore_running{queue}) + sum(wqcore_prefetched{queue})"
     return {
         "rules": {
             "external": [
                 {
-                    "seriesQuery": '{__name__="wqcore_waiting_jobs"}',
-                    "resources": {"namespaced": False},
+                    "seriesQuery": '{__name__="wqcore_waiting"}',
+                    # the HPA's own namespace: staging and production have queues of the same names
+                    "resources": {"overrides": {"namespace": {"resource": "namespace"}}},
                     "name": {"as": UNFINISHED},
-                    "metricsQuery": "max(wqcore_waiting_jobs{<<.LabelMatchers>>}) + sum(wqcore_running_jobs{<<.LabelMatchers>>})",
+                    "metricsQuery": f"{waits} + {held}",
                 }
             ]
         }

@@ -7,7 +7,7 @@ more. No other file is touched: an overlay is written when it is missing, and th
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,10 +65,9 @@ def files(plan: Plan) -> dict[str, File]:
     return found
 
 
-def write(plan: Plan, out: Path) -> list[str]:
-    """Brings the folder up to date; returns what was changed there, by path. The same plan again changes nothing."""
-    changed = differing(plan, out)
-    wanted = files(plan)
+def write(wanted: Mapping[str, File], out: Path) -> list[str]:
+    """Brings the folder up to date; returns what was changed there, by path. The same files again change nothing."""
+    changed = differing(wanted, out)
     for path in changed:
         target = out / path
         if path in wanted:
@@ -79,12 +78,11 @@ def write(plan: Plan, out: Path) -> list[str]:
     return changed
 
 
-def differing(plan: Plan, out: Path) -> list[str]:
+def differing(wanted: Mapping[str, File], out: Path) -> list[str]:
     """Paths of files that are missing, that differ, or that this command made and no longer makes."""
-    wanted = files(plan)
     found = [path for path, file in wanted.items() if _differs(out / path, file)]
     for folder in ("base", "components"):
-        for path in sorted((out / folder).rglob("*.yaml")):
+        for path in (out / folder).rglob("*.yaml"):
             name = path.relative_to(out).as_posix()
             if name not in wanted and path.read_text("utf-8").startswith(GENERATED):
                 found.append(name)

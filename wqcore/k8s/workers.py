@@ -48,9 +48,10 @@ def deployment(plan: Plan, group: Group) -> Object:
 
 def master(plan: Plan, group: Group) -> Object:
     """The container: its process 1 is the master."""
+    told = {"WQCORE_PROCESS__MEMORY_SOFT_MB": str(group.memory_soft_mb), **plan.watch_told}
     return pod.container(
         plan, "master", "wqcore", [*pod.arguments(), "--group", group.name],
-        env=[{"name": "WQCORE_PROCESS__MEMORY_SOFT_MB", "value": str(group.memory_soft_mb)}],
+        env=[{"name": name, "value": value} for name, value in told.items()],
         ports=[{"name": "watch", "containerPort": plan.watch_port}],
         resources=pod.resources(group.options.cpu, group.cpu_limit, group.memory_mb),
         startupProbe=_probe("/livez", START_PERIOD_S, math.ceil(plan.boot_s / START_PERIOD_S)),
