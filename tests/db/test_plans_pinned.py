@@ -36,7 +36,7 @@ RETRY: dict[str, Any] = {
 END: dict[str, Any] = {
     "shard": 1, "ids": BigIntArray([1, 2]), "revisions": BigIntArray([0, 0]), "ago_us": BigIntArray([1, 1]),
     "outcomes": ["discarded", "discarded"], "errors": ["a", "b"], "outputs": ["1", "2"], "started": ["t", "f"],
-    "logs": [None, "[]"], "errors_kept": 10,
+    "logs": ["[]", "[]"], "errors_kept": 10,
 }
 RESCUE: dict[str, Any] = {
     "shard": 1, "started_ids": BigIntArray([1, 2]), "started_attempts": BigIntArray([0, 0]), "deaths_max": 3,
