@@ -37,7 +37,7 @@ RETRY: dict[str, Any] = {
 END: dict[str, Any] = {
     "shard": 1, "ids": BigIntArray([1, 2]), "revisions": BigIntArray([0, 0]), "ago_us": BigIntArray([1, 1]),
     "outcomes": ["discarded", "discarded"], "errors": ["a", "b"], "outputs": ["1", "2"], "started": ["t", "f"],
-    "errors_kept": 10,
+    "logs": ["[]", "[]"], "errors_kept": 10,
 }
 RESCUE: dict[str, Any] = {
     "shard": 1, "started_ids": BigIntArray([1, 2]), "started_attempts": BigIntArray([0, 0]), "deaths_max": 3,
@@ -136,6 +136,7 @@ _TYPES = {
     "newer_at": "timestamptz", "priority_min": "integer", "priority_max": "integer",
 } | dict.fromkeys(
     (
-        "errors", "outputs", "kinds", "queues", "states", "outcomes", "paths", "values", "texts", "tags",
+        "errors", "outputs", "logs", "kinds", "queues", "states", "outcomes", "paths", "values", "texts", "tags",
+        "arg_paths", "arg_values", "metadata_paths", "metadata_values",
     ), "text[]"
 )

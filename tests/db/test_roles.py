@@ -85,6 +85,7 @@ ACTIONS: dict[str, set[str]] = {
     # their history
     "select id, kind, outcome, finished_at from {s}.history": {O, R, W},
     "select args, output, errors from {s}.history": {O, R},
+    "select log from {s}.history": {O, R},
     "delete from {s}.history": {O, R},
     "delete from {s}.history_other": {O, R},
     "update {s}.history_other set kind = 'x'": {O},

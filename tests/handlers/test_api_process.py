@@ -69,7 +69,7 @@ async def test_a_request_that_was_begun_before_term_is_answered_and_the_server_t
     log = await said(process)
     assert process.returncode == 0, log
     assert "POST /api/v1/endpoints 200" in log
-    assert log.rstrip().endswith("stopped")
+    assert json.loads(log.splitlines()[-1])["message"] == "stopped"
     assert platform.api_key not in log
     assert platform.one("select count(*) from {s}.endpoint") == 1
     assert platform.one("select count(*) from pg_stat_activity where application_name = 'wqcore handlers'") <= 1

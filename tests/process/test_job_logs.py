@@ -116,6 +116,14 @@ def test_lines_of_jobs_name_them_and_are_kept_with_them(world: World, monkeypatc
     ]  # fmt: skip
 
 
+def test_a_table_for_a_kind_that_nobody_declares_is_found_before_the_start(world: World) -> None:
+    (world.folder / "talking.py").write_text(TALKING)
+    config = world.configure(process={"handlers": ["talking"]}, logging__kinds__plian={"level": "debug"})
+    checked = world.cli(config, "check-config")
+    assert checked.returncode == 2
+    assert "logging.kinds.plian: no module declares a kind of that name" in checked.stderr
+
+
 TRACED = """
 import msgspec
 import wqcore

@@ -161,6 +161,7 @@ async def test_each_kind_has_its_own_level_under_its_former_names_too(begin: Beg
 async def test_a_sample_takes_whole_jobs_and_every_failure(begin: Begin, room: Room) -> None:
     async def handler(args: Args, job: Job) -> None:
         shop.info("works")
+        shop.warning("careful")
         if job.id % 10 == 0:
             raise ValueError
 
@@ -175,12 +176,13 @@ async def test_a_sample_takes_whole_jobs_and_every_failure(begin: Begin, room: R
     of_k = [line for line in lines(stream, "wqcore.task") + lines(stream) if line["task_kind"] == "k"]
     said_of = {
         message: {line["job_id"] for line in of_k if line["message"] == message}
-        for message in ("Task started", "works", "Task completed", "Task failed")
+        for message in ("Task started", "works", "careful", "Task completed", "Task failed")
     }
     assert said_of == {
-        "Task started": chosen, "works": chosen, "Task completed": chosen - tens, "Task failed": tens
+        "Task started": chosen, "works": chosen, "careful": set(range(1, 201)), "Task completed": chosen - tens,
+        "Task failed": tens,
     }  # fmt: skip
-    assert len([line for line in lines(stream) if line["task_kind"] == "all"]) == 10
+    assert len([line for line in lines(stream) if line["task_kind"] == "all"]) == 20
 
 
 async def test_a_snoozed_job_is_announced_as_such(begin: Begin, room: Room) -> None:

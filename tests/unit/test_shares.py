@@ -12,7 +12,7 @@ from wqcore.line.lanes import Lanes
 from wqcore.line.shares import Fair, Shares, fair_share, surplus_permits
 from wqcore.line.turn import Look, Protocol
 from wqcore.line.waiting import Waiting
-from wqcore.settings import Limits
+from wqcore.settings import Limits, Logging
 
 COUNTS = st.integers(1, 64)
 
@@ -93,7 +93,7 @@ LOOK = Look(True, 2, 2, 0, 0, 0, False, None, None, False, 1, 0, 1, 1, False, Fa
 
 def shares_of(table: Table) -> tuple[Shares, Lanes]:
     lanes = Lanes({1})
-    waiting = Waiting("q", lambda: None)
+    waiting = Waiting("q", lambda: None, Logging())
     return Shares(cast(Protocol, table), lanes, waiting, slots=4, limits=Limits()), lanes
 
 
