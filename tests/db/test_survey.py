@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import psycopg
 import pytest
 
 from tests.fix_pg import ODD_SCHEMAS, Fresh
+from wqcore import clock
 from wqcore.line.lanes import Lanes
 from wqcore.line.settle import Outcomes
-from wqcore.watch.survey import Survey, Who, memory
+from wqcore.watch.survey import LOOK_LIMIT_S, Seen, Survey, Who, memory
 
 
 def look(database: Fresh) -> Any:
@@ -135,3 +137,13 @@ def test_memory_is_added_up_by_role_and_who_has_gone_is_left_out() -> None:
     twice = memory([Who("worker", "q", os.getpid()), Who("worker", "q", os.getpid()), Who("worker", "gone", 2**22 + 1)])
     assert list(twice) == [("worker", "q")]
     assert twice["worker", "q"][1] > 1.5 * own[1]
+
+
+def test_a_look_that_got_stuck_takes_the_last_one_with_it(database: Fresh) -> None:
+    survey, found = Survey(database.settings, database.dsn, list), look(database)
+    assert survey.seen == Seen()
+    survey.keep(replace(found, at=clock.monotonic()), 15.0)
+    assert survey.seen.queues == found.queues
+    ago = clock.monotonic() - 15.0 - LOOK_LIMIT_S
+    survey.keep(replace(found, at=ago), 15.0)
+    assert survey.seen == Seen(ago, found.took_s)

@@ -36,8 +36,8 @@ class Answer(NamedTuple):
     content_type: str = "text/plain; charset=utf-8"
 
 
-Page = Callable[[str], Answer]
-"""Makes the answer of a path; it is given the request's Accept header, "" when there is none."""
+Respond = Callable[[str], Answer]
+"""Makes the answer of a page; it is given the request's Accept header, "" when there is none."""
 
 
 def problem(host: str, port: int) -> str | None:
@@ -64,7 +64,7 @@ class Port:
         pages: path → what makes its answer.
     """
 
-    def __init__(self, host: str, port: int, pages: dict[str, Page]) -> None:
+    def __init__(self, host: str, port: int, pages: dict[str, Respond]) -> None:
         self._host, self._port, self._pages = host, port, pages
         self._open: dict[asyncio.Task[None], None] = {}
 

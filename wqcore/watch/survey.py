@@ -28,6 +28,8 @@ log = logging.getLogger("wqcore.watch")
 
 SHARE = 0.05
 STATEMENT_LIMIT_MS = 10_000
+LOOK_LIMIT_S = 15.0
+"""A look that takes longer than this has got stuck, or is so slow that the last one is not true any more."""
 
 
 class Who(NamedTuple):
@@ -63,7 +65,8 @@ class Survey:
     """
 
     def __init__(self, settings: Settings, dsn: str, processes: Callable[[], Iterable[Who]]) -> None:
-        self.seen = Seen()
+        self._last = Seen()
+        self._good_until = 0.0
         self._settings = settings
         self._dsn = dsn
         self._processes = processes
@@ -71,6 +74,12 @@ class Survey:
         self._queues = set(settings.queues_here())
         self._conn: Connection | None = None
         self._failed = False
+
+    @property
+    def seen(self) -> Seen:
+        """What the last look found; nothing but when that was, once the next has got stuck (in a database that is frozen)."""
+        last = self._last
+        return last if clock.monotonic() < self._good_until else Seen(last.at, last.took_s)
 
     def start(self) -> None:
         """Starts the thread; it ends with the process."""
@@ -81,8 +90,13 @@ class Survey:
             began = clock.monotonic()
             found = self._look()
             took_s = clock.monotonic() - began
-            self.seen = replace(found, at=clock.monotonic(), took_s=took_s)
-            clock.sleep(max(clock.jittered(self._settings.watch.survey_interval_s), took_s / SHARE - took_s))
+            pause_s = max(clock.jittered(self._settings.watch.survey_interval_s), took_s / SHARE - took_s)
+            self.keep(replace(found, at=clock.monotonic(), took_s=took_s), pause_s)
+            clock.sleep(pause_s)
+
+    def keep(self, found: Seen, pause_s: float) -> None:
+        """Takes in a look; the next begins after `pause_s`."""
+        self._last, self._good_until = found, found.at + pause_s + LOOK_LIMIT_S
 
     def _look(self) -> Seen:
         found = Seen(memory=memory(self._processes()))
