@@ -15,7 +15,17 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from wqcore.watch.tables import SILENT_S, database_lines, ended_line, masters_table, new_table, number, rate, running, span
+from wqcore.watch.tables import (
+    SILENT_S,
+    database_lines,
+    ended_line,
+    masters_table,
+    new_table,
+    number,
+    rate,
+    running,
+    span,
+)
 
 CELL_S = 10.0
 CELLS_MAX = 36
