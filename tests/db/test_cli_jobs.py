@@ -65,7 +65,8 @@ def kept(database: Fresh) -> dict[int, str]:
 def test_jobs_are_listed_by_a_search(database: Fresh, run: Run) -> None:
     red = add(database, kind="a", args='{"user": {"id": 7}}', metadata='{"tags": ["vip", "eu"]}', serial_key="s")
     text = add(database, kind="a", args='{"user": {"id": "7"}}', job_key="s")
-    old = add(database, kind="b", queue="mail", created_at=dt.datetime.now(dt.UTC) - dt.timedelta(hours=2), args='{"flag": true, "x": null}')
+    long_ago = dt.datetime.now(dt.UTC) - dt.timedelta(hours=2)
+    old = add(database, kind="b", queue="mail", created_at=long_ago, args='{"flag": true, "x": null}')
     dead = finish(database, "discarded", kind="b")
     for words, expected in [
         ((), [red, text, old, dead]),
@@ -120,7 +121,8 @@ async def test_a_running_job_is_shown_with_where_it_runs(database: Fresh, run: R
 
 
 def test_the_history_of_a_job_is_shown(database: Fresh, run: Run) -> None:
-    errors = '[{"attempt": 1, "error": "no such host", "class": "OSError", "at": "2026-11-24T06:00:00Z", "traceback": ["a.py:7 in f"]}]'
+    error = {"attempt": 1, "error": "no such host", "class": "OSError", "at": "2026-11-24T06:00:00Z"}
+    errors = json.dumps([error | {"traceback": ["a.py:7 in f"]}])
     job = add(database, run_at="now() + interval '1 hour'", errors=errors, attempt=1)
     shown = run("jobs", "show", str(job)).out
     for part in ("is retryable", "1 of 3", "attempt 1 failed: OSError: no such host", "a.py:7 in f", "runs, in"):
@@ -227,7 +229,8 @@ def test_an_unreachable_database_is_one_sentence_and_exit_code_3(run: Run, tmp_p
 
 
 def test_waiting_ends_with_a_code_for_each_end(database: Fresh, run: Run) -> None:
-    codes = {outcome: run("jobs", "wait", str(finish(database, outcome))).code for outcome in ("completed", "cancelled", "discarded")}
+    ends = ("completed", "cancelled", "discarded")
+    codes = {outcome: run("jobs", "wait", str(finish(database, outcome))).code for outcome in ends}
     codes["none"] = run("jobs", "wait", str(add(database)), "--timeout", "0.1s").code
     assert codes == {"completed": 0, "discarded": 4, "cancelled": 5, "none": 6}
     assert run("jobs", "wait", str(finish(database, "completed")), "--json").json["state"] == "completed"

@@ -94,7 +94,8 @@ def test_a_refused_state_lists_the_states() -> None:
 
 
 PIECES = st.sampled_from(
-    ["kind:", "queue:", "state:", "key:", "tag:", "error:", "older:", "newer:", "args.", "args.a=", "=", "a", "discarded", ",", " ", '"',
+    ["kind:", "queue:", "state:", "key:", "tag:", "error:", "older:", "newer:", "args.", "args.a=", "=", "a",
+     "discarded", ",", " ", '"',
      "\\", "1h", "2026-01-01", "17", "999999999999999999999", "null", "[", "{", "é", "\x00", "\udc80", "x:y", "\n", "3.5d"]
 )  # fmt: skip
 
@@ -103,8 +104,7 @@ PIECES = st.sampled_from(
 def test_whatever_is_written_is_a_filter_that_the_database_takes_or_is_refused(words: list[str]) -> None:
     try:
         found = search.parse(words)
-    except InvalidSearch as refused:
-        assert str(refused)
+    except InvalidSearch:
         return
     wanted = parameters(found.filter)
     texts = [text for value in wanted.values() if isinstance(value, list) for text in value if isinstance(text, str)]
