@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wqcore.control import search
@@ -100,6 +100,7 @@ PIECES = st.sampled_from(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(PIECES, max_size=12).map("".join) | st.text(max_size=30), max_size=4))
 def test_whatever_is_written_is_a_filter_that_the_database_takes_or_is_refused(words: list[str]) -> None:
     try:
@@ -116,12 +117,14 @@ def test_whatever_is_written_is_a_filter_that_the_database_takes_or_is_refused(w
         assert not found.filter.is_everything(), "something was written, and would mean every job"
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1, max_size=40))
 def test_whatever_stands_in_quotes_is_the_value(value: str) -> None:
     quoted = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     assert search.parse([f"error:{quoted} kind:{quoted}"]).filter == JobFilter(error=value, kinds=[value])
 
 
+@settings(deadline=None)
 @given(st.text(max_size=20))
 def test_whatever_is_begun_is_completed_without_an_error(begun: str) -> None:
     for found in search.complete(begun, ["sendMail"], ["mail"]):
