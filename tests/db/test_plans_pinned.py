@@ -131,7 +131,8 @@ _TYPES = {
     "xid": "bigint", "id": "bigint", "upto": "bigint", "after": "bigint", "scan": "bigint", "reason": "text",
     "whole": "boolean", "unfinished": "boolean", "running_too": "boolean", "history": "text", "serial_key": "text",
     "job_key": "text", "error": "text", "delays_s": "float8[]",
-    "started": "boolean[]", "in_metadata": "boolean[]", "key": "text", "errors_kept": "integer", "deaths_max": "integer", "suspect_rest": "boolean", "channel": "text",
+    "started": "boolean[]", "in_metadata": "boolean[]", "key": "text",
+    "errors_kept": "integer", "deaths_max": "integer", "suspect_rest": "boolean", "channel": "text",
     "older_s": "float8", "newer_s": "float8", "older_at": "timestamptz",
     "newer_at": "timestamptz", "priority_min": "integer", "priority_max": "integer",
 } | dict.fromkeys(

@@ -15,6 +15,8 @@ from wqcore.errors import (
     JobNotFound,
     NotInspectable,
     SchemaError,
+    UnknownMaster,
+    UnknownSchedule,
     WqcoreError,
 )
 
@@ -41,7 +43,7 @@ def _run() -> int:
     except (DatabaseUnavailable, SchemaError) as error:
         _say("error", error)
         return front.EXIT_DATABASE
-    except (InsertError, JobNotFound, NotInspectable, front.Refused) as error:
+    except (InsertError, JobNotFound, NotInspectable, UnknownMaster, UnknownSchedule, front.Refused) as error:
         _say("refused", error)
         return front.EXIT_REFUSED
     except WqcoreError as error:

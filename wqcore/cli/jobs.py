@@ -32,16 +32,26 @@ jobs = front.room("Show jobs, and change them: by their ids, or all that match a
 front.app.add_typer(jobs, name="jobs")
 
 
-def _complete(context: typer.Context, args: list[str], incomplete: str) -> list[str]:
+def _complete(context: typer.Context, incomplete: str) -> list[str]:
     """Qualifiers and their values. A shell that breaks words at colons (bash) gives `kind`, `:` and `s` for `kind:s`."""
-    words = [*args, incomplete]
-    joined, prefix = incomplete, ""
-    if len(words) > 1 and words[-1] == ":":
-        joined, prefix = words[-2] + ":", words[-2] + ":"
-    elif len(words) > 2 and words[-2] == ":":
-        joined, prefix = words[-3] + ":" + words[-1], words[-3] + ":"
-    kinds, queues = front.kinds_and_queues(context, kinds=joined.startswith("kind:"))
-    return [found.removeprefix(prefix) for found in search.complete(joined, kinds, queues)]
+    words = [*(context.params.get("words") or []), incomplete]
+    begun, prefix = incomplete, ""
+    for parts in (3, 2):
+        if len(words) >= parts and words[1 - parts] == ":":
+            prefix = words[-parts] + ":"
+            begun = prefix + "".join(words[2 - parts :] if parts == 3 else [])
+            break
+    kinds, queues = front.kinds_and_queues(context, kinds=begun.startswith("ki"))
+    return [_AfterColon(found.removeprefix(prefix)) for found in search.complete(begun, kinds, queues)]
+
+
+class _AfterColon(str):
+    """A value that goes on after the colon; typer would leave it out, because it does not begin with the word `:`."""
+
+    __slots__ = ()
+
+    def startswith(self, *_: object) -> bool:
+        return True
 
 
 SearchArgument = Annotated[

@@ -17,6 +17,7 @@ from wqcore.settings import Limits, Rate, Settings
 from wqcore.watch import tables
 
 LIMITS = Limits.__struct_fields__
+_PER = {1.0: "s", 60.0: "m", 3600.0: "h"}
 _RATE = re.compile(r"(\d+(?:\.\d+)?)(?:/(.+?))?(?:,burst=(\d+(?:\.\d+)?))?")
 
 queues = front.room("Show queues, pause them, change what they may do while they run.", no_args_is_help=True)
@@ -170,5 +171,5 @@ def _shown(value: Any) -> str:
     if isinstance(value, dict):
         burst = f", burst {value['burst']:g}" if "burst" in value else ""
         per = value.get("per_s", 1.0)
-        return f"{value['jobs']:g}/{'s' if per == 1 else tables.span(per) if per >= 10 else f'{per:g}s'}{burst}"
+        return f"{value['jobs']:g}/{_PER.get(per, f'{per:g}s')}{burst}"
     return "none" if value is None else str(value)

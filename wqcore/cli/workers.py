@@ -148,9 +148,7 @@ def _table(found: list[MasterInfo], settings: Settings, jobs_shown: int | None) 
             "",
             "",
             "",
-            Text(
-                f"{master.id[:8]}, {tables.span(master.beat_age_s)} ago", style="red" if silent else "dim"
-            ),
+            Text(f"{master.id[:8]}, {tables.span(master.beat_age_s)} ago", style="red" if silent else "dim"),
         )
         for worker in master.workers:
             table.add_row(*_row(worker, jobs_shown))

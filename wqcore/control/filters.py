@@ -133,6 +133,7 @@ def _texts(values: Sequence[str] | None) -> list[str] | None:
 
 def _values(name: str, wanted: Mapping[str, Any] | None) -> list[str]:
     try:
-        return [msgspec.json.encode(value).decode() for value in (wanted or {}).values()]
+        values = (wanted or {}).values()
+        return [msgspec.json.encode(str(value) if isinstance(value, AsText) else value).decode() for value in values]
     except TypeError as error:
         raise InvalidRequest(f"{name}: {error}; give values that JSON has") from None

@@ -11,8 +11,8 @@ A text is a row of ids and qualifiers; all of them must hold::
     error:"timed out"                  a part of the last error's text
     older:1h newer:2d                  created longer ago than, or within; or before and since a time: older:2026-11-24T06:00Z
 
-A value with blanks needs no quotes, since it ends where the next qualifier begins; double quotes protect commas, and what
-looks like a qualifier (`\\"` and `\\\\` inside them). A time without a zone is UTC.
+In one text ids come first. A value with blanks needs no quotes, since it ends where the next qualifier begins; double
+quotes protect commas, and what looks like a qualifier (`\\"` and `\\\\` inside them). A time without a zone is UTC.
 """
 
 from __future__ import annotations
@@ -114,10 +114,15 @@ def complete(incomplete: str, kinds: Sequence[str], queues: Sequence[str]) -> li
     """What the begun word may become: qualifiers, and the values of those that have a known set of them."""
     name, colon, begun = incomplete.partition(":")
     if not colon:
-        return [known for known in [*(f"{each}:" for each in QUALIFIERS), "args."] if known.startswith(incomplete)]
-    values = {"kind": kinds, "queue": queues, "state": [str(state) for state in JobState]}.get(name, [])
+        names = [f"{known}:" for known in QUALIFIERS if known.startswith(name)]
+        if len(names) != 1:
+            return [*names, *(["args."] if "args.".startswith(name) else [])]
+        name, begun = names[0][:-1], ""  # its values at once: a shell puts a blank after the only word that fits
+    ages = ["1h", "1d"] if not begun else []
+    known = {"kind": kinds, "queue": queues, "state": list(JobState), "older": ages, "newer": ages}
     before, comma, last = begun.rpartition(",")
-    return [f"{name}:{before}{comma}{value}" for value in values if value.startswith(last)]
+    found = [f"{name}:{before}{comma}{value}" for value in known.get(name, []) if value.startswith(last)]
+    return found if found or colon else [f"{name}:", f"{name}:…"]
 
 
 def _term(word: str, at: int) -> tuple[str, str, bool, int]:

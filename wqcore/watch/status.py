@@ -55,8 +55,9 @@ class Reader:
 
     def live(self) -> dict[str, Any]:
         """The queues, the masters and the database: what changes from second to second."""
+        rows = self._rows(Query("status", {"cap": self._cap}))
         known = answer_sync(masters(), self._rows)
-        queues = [self._queue(row, known) for row in self._rows(Query("status", {"cap": self._cap}))]
+        queues = [self._queue(row, known) for row in rows]
         began = clock.monotonic()
         self._rows_of("select")
         round_trip_s = clock.monotonic() - began

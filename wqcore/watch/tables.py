@@ -24,7 +24,11 @@ def new_table(*columns: str, right: Iterable[str] = (), fold: Iterable[str] = ()
         number = column in set(right)
         folds = column in set(fold)
         table.add_column(
-            column, justify="right" if number else "left", no_wrap=not folds, overflow="fold" if folds else "ellipsis"
+            column,
+            min_width=len(column),
+            justify="right" if number else "left",
+            no_wrap=not folds,
+            overflow="fold" if folds else "ellipsis",
         )
     return table
 
