@@ -47,13 +47,14 @@ def idle_writer(database: Database, system: System) -> Iterator[None]:
 
 @contextmanager
 def readers(database: Database, system: System) -> Iterator[None]:
-    """Connections that count the queue's table again and again, as dashboards do."""
+    """Connections that count the queue's table again and again, each in one snapshot for as long as it lasts."""
     stop, failed = threading.Event(), []
     count = sql.SQL("select count(*) from {}").format(sql.Identifier(*system.described.table.split(".")))
 
     def read() -> None:
         try:
-            with psycopg.connect(database.dsn, autocommit=True) as conn:
+            with psycopg.connect(database.dsn) as conn:
+                conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
                 while not stop.is_set():
                     conn.execute(count)
         except psycopg.Error as error:
@@ -92,7 +93,7 @@ def scans(bench: Bench) -> Shape:
         bench,
         "readers",
         "Beside four scanning readers",
-        f"{READERS} readers that count the table again and again",
+        f"{READERS} readers that count the table again and again, each in one snapshot,",
         readers,
     )
 
