@@ -69,7 +69,7 @@ def test_hosts_come_and_go_and_the_rest_share_the_slots_while_keys_limits_and_ti
     config = world.configure(
         process={"dead_after_s": 2.0, "beat_interval_s": 0.4, "drain_timeout_s": 5.0},
         queues__default={"slots": SLOTS, "workers": 8, "max_workers_total": TOTAL, "poll_interval_s": 0.3},
-        schedules__tick={"kind": "nap", "every_s": 1.0, "args": {"group": "tick"}},
+        schedules__tick={"kind": "nap", "every_s": 1.0},
     )
     masters = {"ash": start(world, config, unshare, "ash")}
     ready(world, 1)

@@ -205,7 +205,7 @@ class Front:
 
 def pool_timeout_s(link: Link) -> float:
     """How long to wait for a pooled connection: as long as it may take to find the host that accepts one."""
-    return patience_s(link.dsn, link.database) - link.database.connect_timeout_s
+    return patience_s(link.dsn, link.database) if "," in describe(link.dsn) else link.database.connect_timeout_s
 
 
 def _dsn(key: str, dsn: str | UnsetType) -> str:
