@@ -549,7 +549,10 @@ class Shard:
             ago_us=self.executor.running_us(row[Row.ID]),
             output=job._output,
         ):
-            raise LeaseLost(f"job {row[Row.ID]}: this run was superseded; roll back, its newest run decides")
+            raise LeaseLost(
+                f"job {row[Row.ID]}: this run was superseded; roll back, its newest run decides. (Or the connection leads to "
+                "another database than that of the queue)"
+            )
         self._gone.completed_tx.add(row[Row.ID])
 
     def progress(self, job_id: int, fraction: float, note: str | None) -> None:
