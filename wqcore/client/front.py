@@ -132,8 +132,9 @@ class Front:
         kind = self._catalog.kind_of(args)
         if self._catalog.insert_middleware:
             options = seen_by(self._catalog.insert_middleware, kind, args, options)
-        queue = options.queue if options.queue is not None else kind.queue
-        link = self._routes.of_queue(queue)
+        link = self._routes.home
+        if self._routes.several:
+            link = self._routes.of_queue(options.queue if options.queue is not None else kind.queue)
         if link.inserter is None:
             raise UnknownQueue("the client is not open: use `async with Client(…)`, or call `initialize()` first")
         return link.inserter.row(kind, args, options)
