@@ -24,6 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -50,7 +51,7 @@ def main() -> None:
     server = embedded.start(folder / "pg")
     try:
         work = pooled if chosen.what == "pooler" else shares
-        for name, values in work(server.dsn, folder, chosen).items():
+        for name, values in work(server, folder, chosen).items():
             low, high = min(values), max(values)
             print(f"{name:42} {statistics.median(values):9.2f}   ({low:.2f} to {high:.2f}, n = {len(values)})")
     finally:
@@ -61,15 +62,18 @@ def main() -> None:
 # --- a pooler -------------------------------------------------------------------------------------------------------
 
 
-def pooled(dsn: str, folder: Path, chosen: argparse.Namespace) -> Found:
-    """Jobs a second of a drain, and milliseconds of a lone insert and until its job has run, by way."""
+def pooled(server: embedded.Embedded, folder: Path, chosen: argparse.Namespace) -> Found:
+    """Of a drain jobs a second, and CPU of everybody a job; milliseconds of a lone insert, and until its job has ended."""
     found: Found = {}
-    with bouncer(dsn, folder) as through:
+    dsn = server.dsn
+    with bouncer(dsn, folder) as (through, pooler):
         ways = [("directly", Database(dsn=dsn)), ("through PgBouncer", Database(dsn=through, pooler="transaction"))]
         for number in range(chosen.rounds):
             rates = {}
             for name, database in ways if number % 2 else reversed(ways):
-                rates[name], insert_ms, ended_ms = one_drain(dsn, database, folder, chosen.jobs)
+                others = [server.pid, pooler]
+                rates[name], cpu_us, insert_ms, ended_ms = one_drain(dsn, database, folder, chosen.jobs, others)
+                note(found, f"µs of CPU a job {name}", cpu_us)
                 note(found, f"jobs/s {name}", rates[name])
                 note(found, f"ms of an insert {name}", insert_ms)
                 note(found, f"ms until its job has ended {name}", ended_ms)
@@ -78,8 +82,8 @@ def pooled(dsn: str, folder: Path, chosen: argparse.Namespace) -> Found:
 
 
 @contextmanager
-def bouncer(dsn: str, folder: Path) -> Iterator[str]:
-    """A PgBouncer in transaction mode; its DSN."""
+def bouncer(dsn: str, folder: Path) -> Iterator[tuple[str, int]]:
+    """A PgBouncer in transaction mode: its DSN and its pid."""
     program = shutil.which("pgbouncer", path=os.environ["PATH"] + ":/usr/sbin")
     if program is None:
         raise BenchError("there is no pgbouncer on PATH: install it")
@@ -98,14 +102,16 @@ def bouncer(dsn: str, folder: Path) -> Iterator[str]:
     process = subprocess.Popen(command)
     try:
         until(lambda: listens(port), "PgBouncer listens")
-        yield make_conninfo(host="127.0.0.1", port=port, dbname=to["dbname"], user=to["user"])
+        yield make_conninfo(host="127.0.0.1", port=port, dbname=to["dbname"], user=to["user"]), process.pid
     finally:
         process.terminate()
         process.wait()
 
 
-def one_drain(dsn: str, database: Database, folder: Path, jobs: int) -> tuple[float, float, float]:
-    """Jobs a second of a drain, then the medians of lone inserts and of their jobs' ends, in ms."""
+def one_drain(
+    dsn: str, database: Database, folder: Path, jobs: int, others: list[int]
+) -> tuple[float, float, float, float]:
+    """Jobs a second of a drain and µs of CPU a job, then the medians of lone inserts and of their jobs' ends, in ms."""
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute("drop schema if exists wqcore cascade")
         launch.prepare(Settings(database=Database(migrate="auto"), queues=queues()), dsn, lambda text: None)
@@ -115,9 +121,10 @@ def one_drain(dsn: str, database: Database, folder: Path, jobs: int) -> tuple[fl
         master = start(database, folder)
         try:
             until(lambda: count(conn) < jobs, "it has begun")
-            began, first = time.monotonic(), count(conn)
+            began, first, before = time.monotonic(), count(conn), cpu_s([master.pid, *others])
             until(lambda: not left(conn), "all have ended", 300, pause_s=0.05)
             rate = first / (time.monotonic() - began)
+            cpu_us = (cpu_s([master.pid, *others]) - before) / first * 1e6
             with SyncClient(Settings(database=database)) as client:
                 inserts, ends = [], []
                 for number in range(30):
@@ -127,7 +134,7 @@ def one_drain(dsn: str, database: Database, folder: Path, jobs: int) -> tuple[fl
                     inserts.append((time.monotonic() - at) * 1e3)
                     until(lambda: not left(conn), "it has ended", pause_s=0.0005)
                     ends.append((time.monotonic() - at) * 1e3)
-            return rate, statistics.median(inserts), statistics.median(ends)
+            return rate, cpu_us, statistics.median(inserts), statistics.median(ends)
         finally:
             master.send_signal(signal.SIGTERM)
             master.wait(60)
@@ -136,9 +143,10 @@ def one_drain(dsn: str, database: Database, folder: Path, jobs: int) -> tuple[fl
 # --- shares ---------------------------------------------------------------------------------------------------------
 
 
-def shares(dsn: str, folder: Path, chosen: argparse.Namespace) -> Found:
+def shares(server: embedded.Embedded, folder: Path, chosen: argparse.Namespace) -> Found:
     """Seconds from a change until every slot has an owner and nobody more than a fair share."""
     found: Found = {}
+    dsn = server.dsn
     database = Database(dsn=dsn)
     launch.prepare(Settings(database=Database(migrate="auto"), queues=queues(1)), dsn, lambda text: None)
     masters = [start(database, folder, processes=1) for _ in range(2)]
@@ -205,6 +213,17 @@ def count(conn: psycopg.Connection[Any]) -> int:
     """Jobs that have not ended."""
     row = conn.execute("select count(*) from wqcore.job").fetchone()
     return int(row[0]) if row else 0
+
+
+def cpu_s(trees: list[int]) -> float:
+    """CPU that these processes and what they have started used so far."""
+    total = 0.0
+    for pid in trees:
+        root = psutil.Process(pid)
+        for process in [root, *root.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                total += sum(process.cpu_times()[:2])
+    return total
 
 
 def left(conn: psycopg.Connection[Any]) -> bool:
