@@ -575,7 +575,10 @@ class Shard:
             output=job._output,
             log=self.executor.kept_of(row[Row.ID]),
         ):
-            raise LeaseLost(f"job {row[Row.ID]}: this run was superseded; roll back, its newest run decides")
+            raise LeaseLost(
+                f"job {row[Row.ID]}: this run was superseded; roll back, its newest run decides. (Or the connection leads to "
+                "another database than that of the queue)"
+            )
         self._gone.completed_tx.add(row[Row.ID])
 
     def progress(self, job_id: int, fraction: float, note: str | None) -> None:

@@ -117,7 +117,7 @@ ACTIONS: dict[str, set[str]] = {
     "select last_value from {s}.job_id_seq": {O, R, W},
     "select nextval('{s}.job_id_seq')": {O},
     "select setval('{s}.job_id_seq', 1)": {O},
-    "select max(version) from {s}.migration": {O, R, W},
+    "select max(version) from {s}.migration": {O, R, I, W},
     "insert into {s}.migration (version, name) values (99, 'x')": {O},
     # functions of control and of retention
     "select {s}.cancel(1)": {O, R},

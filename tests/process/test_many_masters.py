@@ -1,4 +1,4 @@
-"""Masters of several hosts share one database: slots are shared evenly again after each change, and no promise is broken meanwhile.
+"""Masters of several hosts share a database: after each change slots are shared evenly again, and no promise is broken meanwhile.
 
 Each master has a host name of its own, in a UTS namespace. Where the kernel refuses that the test is skipped.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
+import json
 import os
 import random
 import signal
@@ -14,6 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.fix_master import World, ready, send, until
@@ -69,7 +71,7 @@ def test_hosts_come_and_go_and_the_rest_share_the_slots_while_keys_limits_and_ti
     config = world.configure(
         process={"dead_after_s": 2.0, "beat_interval_s": 0.4, "drain_timeout_s": 5.0},
         queues__default={"slots": SLOTS, "workers": 8, "max_workers_total": TOTAL, "poll_interval_s": 0.3},
-        schedules__tick={"kind": "nap", "every_s": 1.0, "args": {"group": "tick"}},
+        schedules__tick={"kind": "nap", "every_s": 1.0},
     )
     masters = {"ash": start(world, config, unshare, "ash")}
     ready(world, 1)
@@ -109,3 +111,63 @@ def test_hosts_come_and_go_and_the_rest_share_the_slots_while_keys_limits_and_ti
     ]
     gaps = {(later - earlier).total_seconds() for earlier, later in itertools.pairwise(ticks)}
     assert gaps == {1.0}, (seed, ticks)
+
+
+TWO = """
+import msgspec
+import wqcore
+from world_handlers import Nap
+
+@wqcore.kind("hop", queue="mail")
+class Hop(msgspec.Struct):
+    pass
+
+@wqcore.handler
+async def hop(args: Hop) -> None:
+    there = await (await wqcore.current_client()).insert(Nap())
+    assert there.database == "default", there.database
+
+wqcore.recurring("hops", Hop(), every_s=1.0)
+wqcore.recurring("naps", Nap(), every_s=1.0)
+"""
+
+
+def test_a_master_of_a_group_works_in_its_database_and_its_handlers_insert_into_the_others(world: World) -> None:
+    (world.folder / "two_handlers.py").write_text(TWO)
+    name = str(psycopg.conninfo.conninfo_to_dict(world.dsn)["dbname"])
+    bulk = psycopg.conninfo.make_conninfo(world.dsn, dbname=f"{name}_bulk")
+    world.conn.execute(f"create database {name}_bulk")  # type: ignore[arg-type]
+    try:
+        config = world.configure(
+            database={"migrate": "explicit"},
+            process={"handlers": ["world_handlers", "two_handlers"]},
+            databases__bulk={"dsn": bulk},
+            queues__mail={"database": "bulk"},
+        )
+        migrated = world.cli(config, "migrate")
+        assert migrated.returncode == 0, migrated.stderr
+        assert "database bulk:" in migrated.stderr
+        refused = world.cli(config, "run")
+        assert refused.returncode == 2
+        assert "bulk has mail; default has default; choose one by --group" in refused.stderr.replace("\n", " ")
+        for group in ("default", "mail"):
+            log = (world.folder / f"log{len(world.masters)}").open("wb")
+            command = [sys.executable, "-m", "wqcore", "--config", str(config), "--group", group]
+            world.masters.append(subprocess.Popen(command, env=world.environ(), stderr=log, stdout=log))
+        hopped = world.cli(config, "insert", "hop", "{}")
+        assert hopped.returncode == 0, hopped.stderr
+        with psycopg.connect(bulk, autocommit=True) as conn:
+            ended = "select kind, outcome, metadata ->> 'schedule' from wqcore.history group by 1, 2, 3 order by 1, 3"
+            rows = [("hop", "completed", "hops"), ("hop", "completed", None)]
+            until(lambda: conn.execute(ended).fetchall() == rows, "both hops, and nothing else, ended in their database")
+            assert conn.execute("select name from wqcore.schedule").fetchall() == [("hops",)]
+        rows = [("nap", "completed", "naps"), ("nap", "completed", None)]
+        until(lambda: world.conn.execute(ended).fetchall() == rows, "naps of the schedule and of the hops ended in theirs")
+        assert world.scalar("select string_agg(name, ',') from wqcore.schedule") == "naps"
+        shown = world.cli(config, "--database", "bulk", "status", "--json")
+        assert [queue["queue"] for queue in json.loads(shown.stdout)["queues"]] == ["mail"], shown.stderr
+    finally:
+        for master in world.masters:
+            send(master, signal.SIGTERM)
+        assert [master.wait(20) for master in world.masters] == [0, 0]
+        world.conn.execute(f"drop database {name}_bulk with (force)")  # type: ignore[arg-type]

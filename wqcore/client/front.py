@@ -134,8 +134,9 @@ class Front:
         kind = self._catalog.kind_of(args)
         if self._catalog.insert_middleware:
             options = seen_by(self._catalog.insert_middleware, kind, args, options)
-        queue = options.queue if options.queue is not None else kind.queue
-        link = self._routes.of_queue(queue)
+        link = self._routes.home
+        if self._routes.several:
+            link = self._routes.of_queue(options.queue if options.queue is not None else kind.queue)
         if link.inserter is None:
             raise UnknownQueue("the client is not open: use `async with Client(…)`, or call `initialize()` first")
         return link.inserter.row(kind, args, options)
@@ -212,7 +213,7 @@ class Front:
 
 def pool_timeout_s(link: Link) -> float:
     """How long to wait for a pooled connection: as long as it may take to find the host that accepts one."""
-    return patience_s(link.dsn, link.database) - link.database.connect_timeout_s
+    return patience_s(link.dsn, link.database) if "," in describe(link.dsn) else link.database.connect_timeout_s
 
 
 def _dsn(key: str, dsn: str | UnsetType) -> str:

@@ -42,6 +42,10 @@ TURN = {
 TURN_SETTINGS = "; ".join(f"set {key} = {value}" for key, value in TURN.items())
 
 
+CONNECT_TIMEOUT_MIN_S = 2.0
+"""libpq and psycopg take less for this."""
+
+
 class BigIntArray:
     """A list of int as a PostgreSQL bigint[] parameter; encoding it costs a tenth of the list dumper's time."""
 
@@ -114,7 +118,8 @@ def patience_s(dsn: str, database: Database) -> float:
     except psycopg.Error:
         return database.connect_timeout_s * 2
     hosts = str(given.get("host") or given.get("hostaddr") or "").count(",") + 1
-    return float(given.get("connect_timeout") or database.connect_timeout_s) * (hosts + 1)
+    each = float(given.get("connect_timeout") or database.connect_timeout_s)
+    return max(each, CONNECT_TIMEOUT_MIN_S) * (hosts + 1)
 
 
 def async_class(database: Database, *, by_index: bool = False) -> type[AsyncConnection]:
