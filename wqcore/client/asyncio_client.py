@@ -197,7 +197,8 @@ class Client(Front, AsyncControl):
         try:
             with conn.within(ANSWER_S):
                 await conn.execute("", prepare=False)
-        except psycopg.Error:
+        except psycopg.Error as error:
+            self._road.refused = error
             if self._pool is not None:
                 await self._pool.drain()
             raise

@@ -171,7 +171,8 @@ class SyncClient(Front, SyncControl):
         try:
             with conn.within(ANSWER_S):
                 conn.execute("", prepare=False)
-        except psycopg.Error:
+        except psycopg.Error as error:
+            self._road.refused = error
             if self._pool is not None:
                 self._pool.drain()
             raise

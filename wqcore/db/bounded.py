@@ -31,7 +31,7 @@ class NoReply(psycopg.OperationalError):
 
 
 class Road:
-    """What the connections of one pool have in common: how long a reply may take, and why the last attempt to connect failed."""
+    """What the connections of one pool have in common: how long a reply may take, and why the last connection failed."""
 
     def __init__(self, statement_timeout_s: float) -> None:
         self.reply_timeout_s = statement_timeout_s + REPLY_GRACE_S
