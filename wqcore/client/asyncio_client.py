@@ -15,6 +15,7 @@ from wqcore import clock
 from wqcore.client.bulk import Bulk, Progress, Skipped
 from wqcore.client.front import ANSWER_S, IDLE_CHECK_S, Front, Item, dequeue
 from wqcore.control.asyncio_control import AsyncControl
+from wqcore.db import faults
 from wqcore.db.bounded import BoundedAsyncConnection
 from wqcore.db.connect import AsyncConnection, connect
 from wqcore.db.request import Query, Request, Rows, answer, rows_of
@@ -184,7 +185,12 @@ class Client(Front, AsyncControl):
             )
         try:
             async with self._pool.connection() as conn:
-                yield conn
+                try:
+                    yield conn
+                except (psycopg.Error, DatabaseUnavailable) as error:
+                    if faults.read_only(error):
+                        await self._pool.drain()  # each of them is: new ones look for the server that may be written
+                    raise
                 conn.used_at = clock.monotonic()
         except (TimeoutError, psycopg.Error, OSError) as error:
             problem = self._problem(error)

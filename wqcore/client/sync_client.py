@@ -15,6 +15,7 @@ from wqcore import clock
 from wqcore.client.bulk import Bulk, Progress, Skipped
 from wqcore.client.front import ANSWER_S, IDLE_CHECK_S, Front, Item, dequeue
 from wqcore.control.sync_control import SyncControl
+from wqcore.db import faults
 from wqcore.db.bounded import BoundedConnection
 from wqcore.db.connect import Connection, connect_sync
 from wqcore.db.request import Query, Request, Rows, answer_sync, rows_of_sync
@@ -158,7 +159,12 @@ class SyncClient(Front, SyncControl):
             raise DatabaseUnavailable("the client is not open: use `with SyncClient(…)`, or call `initialize()` first")
         try:
             with self._pool.connection() as conn:
-                yield conn
+                try:
+                    yield conn
+                except (psycopg.Error, DatabaseUnavailable) as error:
+                    if faults.read_only(error):
+                        self._pool.drain()  # each of them is: new ones look for the server that may be written
+                    raise
                 conn.used_at = clock.monotonic()
         except (psycopg.Error, OSError) as error:
             problem = self._problem(error)

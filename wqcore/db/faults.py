@@ -45,6 +45,12 @@ def lost_connection(error: BaseException) -> bool:
     return error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
 
 
+def read_only(error: BaseException) -> bool:
+    """True when the session may not write: its server is a standby by now, or was told so."""
+    cause = error.__cause__ if isinstance(error, DatabaseUnavailable) else error
+    return isinstance(cause, psycopg.errors.ReadOnlySqlTransaction)
+
+
 def unavailable(error: BaseException, where: str) -> DatabaseUnavailable:
     """The error as a sentence for people: what failed, and where the DSN led.
 
