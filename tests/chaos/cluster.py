@@ -75,7 +75,8 @@ class Cluster:
                 psycopg.connect(self.dsn, connect_timeout=5).close()
                 return
             if time.monotonic() > end or self.process.poll() is not None:
-                raise RuntimeError(f"PostgreSQL did not start; see {self._log.name}")
+                said = Path(self._log.name).read_text("utf-8", "replace")[-1000:]
+                raise RuntimeError(f"PostgreSQL did not start: {said}")
             time.sleep(0.05)
 
     def crash(self) -> None:
@@ -112,7 +113,9 @@ class Cluster:
         if other._user() is not None:
             os.chown(self.data, other.data.stat().st_uid, other.data.stat().st_gid)
         command = [self._bin / "pg_basebackup", "-d", other.dsn, "-D", self.data, "-R", "-c", "fast", "-X", "stream"]
-        subprocess.run(command, user=other._user(), cwd="/", check=True, timeout=START_S)
+        subprocess.run(command, user=other._user(), cwd="/", check=True, timeout=START_S, stderr=subprocess.DEVNULL)
+        for lock in self.data.glob(".s.PGSQL.*.lock"):
+            lock.unlink()  # that of the other's Unix socket, which is in its data folder
 
     def _user(self) -> int | None:
         """Whom the server runs as: not root, which PostgreSQL refuses."""

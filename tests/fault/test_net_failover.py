@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -33,16 +32,16 @@ CATALOG.declare(
 
 
 @pytest.fixture
-def pair(new_cluster: NewCluster) -> Iterator[tuple[Cluster, Cluster]]:
+def pair(new_cluster: NewCluster) -> tuple[Cluster, Cluster]:
     """A primary that acknowledges what its standby has on disk, and that standby."""
-    primary = new_cluster(settings={"synchronous_standby_names": "'*'"})
+    primary = new_cluster(settings={"synchronous_standby_names": "*"})
     standby = new_cluster("standby", copy_of=primary)
     with admin(primary) as conn:
         until(
             lambda: conn.execute("select count(*) from pg_stat_replication where sync_state = 'sync'").fetchone() == (1,),
             "the standby streams",
         )
-    yield primary, standby
+    return primary, standby
 
 
 class Inserting(threading.Thread):
