@@ -22,6 +22,7 @@ import psycopg
 
 from wqcore import clock
 from wqcore.db import faults, wake
+from wqcore.db.bounded import REPLY_GRACE_S
 from wqcore.db.connect import AsyncConnection, connect
 from wqcore.db.statements import Statements
 from wqcore.errors import WqcoreError
@@ -150,7 +151,8 @@ class Keeper:
     async def _loop(self, conn: AsyncConnection) -> None:
         process = self._settings.process
         while True:
-            async with asyncio.timeout(self._settings.database.statement_timeout_s + 2):
+            # a statement that hangs ends one second earlier, by the clock of its connection (db/bounded.py)
+            async with asyncio.timeout(self._settings.database.statement_timeout_s + REPLY_GRACE_S + 1):
                 for sheet, reason in list(self._asked.items()):
                     await self._rescue_sheet(conn, sheet, reason)
                 if self._leaving:
@@ -217,9 +219,6 @@ class Keeper:
 
     async def _beat(self, conn: AsyncConnection) -> None:
         process = self._settings.process
-        began = clock.monotonic()
-        if began - self._last_beat > process.dead_after_s / 2:
-            self._beating_since = began  # we were silent ourselves: others' silence proves nothing yet
         group = process.group if isinstance(process.group, str) else None
         drain = await beat(
             conn,
@@ -233,7 +232,12 @@ class Keeper:
         )
         if drain:
             self._drain_master()
-        self._last_beat = clock.monotonic()
+        now = clock.monotonic()
+        if now - self._last_beat > process.dead_after_s / 2:
+            # We were silent ourselves, so others' silence proves nothing yet. The time of the statement counts: a server that
+            # was frozen answers everybody's beat when it thaws, and the first keeper to be answered would find all others old.
+            self._beating_since = now
+        self._last_beat = now
         self._beats += 1
         if self._beats % 2 == 0:
             await self._rescue_unknown(conn)
@@ -259,7 +263,10 @@ class Keeper:
 
     async def _rescue_dead_hosts(self, conn: AsyncConnection) -> None:
         dead_after_s = self._settings.process.dead_after_s
+        began = clock.monotonic()
         dead = await dead_shards(conn, self._statements, process=self._process_id, dead_after_s=dead_after_s)
+        if clock.monotonic() - began > dead_after_s / 2:
+            return  # the server was away meanwhile, and nobody could beat
         for shard in dead:
             reason = (
                 f"host died ({shard.host or 'unknown'}, master {shard.pid or 'unknown'} silent for {dead_after_s:g} s)"

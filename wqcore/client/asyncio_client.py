@@ -14,10 +14,12 @@ from psycopg_pool import AsyncConnectionPool
 
 from wqcore import clock
 from wqcore.client.bulk import Bulk, Progress, Skipped
-from wqcore.client.front import IDLE_CHECK_S, POOL_CONNECTIONS_MAX, Front, Item, Link, dequeue, pool_timeout_s
+from wqcore.client.front import ANSWER_S, IDLE_CHECK_S, Front, Item, Link, dequeue, pool_arguments
 from wqcore.control.asyncio_control import AsyncControl
 from wqcore.control.routes import Target
-from wqcore.db.connect import AsyncConnection, async_class, connect, conninfo, pooled
+from wqcore.db import faults
+from wqcore.db.bounded import BoundedAsyncConnection
+from wqcore.db.connect import AsyncConnection, async_class, connect
 from wqcore.db.request import Query, Request, Rows, answer, rows_of
 from wqcore.errors import DatabaseUnavailable, UnknownQueue, WrongDatabase
 from wqcore.line.insert import (
@@ -69,14 +71,9 @@ class Client(Front, AsyncControl):
             finally:
                 await conn.close()
             pool = AsyncConnectionPool(
-                conninfo(link.dsn, link.database, name="wqcore client", by_index=True),
                 connection_class=async_class(link.database, by_index=True),
-                kwargs=pooled(link.database),
-                min_size=1,
-                max_size=POOL_CONNECTIONS_MAX,
-                timeout=pool_timeout_s(link),
-                check=_check_async,
-                open=False,
+                check=lambda conn: self._check(conn, link),
+                **pool_arguments(link),
             )
             await pool.open()
             link.pool = pool
@@ -280,16 +277,29 @@ class Client(Front, AsyncControl):
             await self._open(link)
         try:
             async with link.pool.connection() as conn:
-                yield conn
-                conn.wq_used_at = clock.monotonic()
+                try:
+                    yield conn
+                except (psycopg.Error, DatabaseUnavailable) as error:
+                    if faults.read_only(error):
+                        await link.pool.drain()  # each of them is: new ones look for the server that may be written
+                    raise
+                conn.used_at = clock.monotonic()
         except (TimeoutError, psycopg.Error, OSError) as error:
             problem = self._problem(error, link)
             raise problem from (error if problem is not error else None)
 
-
-async def _check_async(conn: AsyncConnection) -> None:
-    if clock.monotonic() - getattr(conn, "wq_used_at", 0.0) > IDLE_CHECK_S:
-        await conn.execute("", prepare=False)
+    async def _check(self, conn: BoundedAsyncConnection, link: Link) -> None:
+        """Raises when a pooled connection is dead; the others that are idle are as old then, and are not tried one by one."""
+        if clock.monotonic() - conn.used_at <= IDLE_CHECK_S:
+            return
+        try:
+            with conn.within(ANSWER_S):
+                await conn.execute("", prepare=False)
+        except psycopg.Error as error:
+            link.road.refused = error
+            if link.pool is not None:
+                await link.pool.drain()
+            raise
 
 
 async def _each(items: Iterable[Item] | AsyncIterable[Item]) -> AsyncIterator[Item]:

@@ -15,7 +15,8 @@ from wqcore.catalog import Catalog
 from wqcore.catalog import catalog as default_catalog
 from wqcore.control.routes import Routes, Target
 from wqcore.db import faults, wake
-from wqcore.db.connect import describe, patience_s, session_problem
+from wqcore.db.bounded import Road
+from wqcore.db.connect import conninfo, describe, patience_s, pooled, session_problem
 from wqcore.db.request import Query, Request, Rows
 from wqcore.errors import ConfigError, DatabaseUnavailable, InsertError, UnknownQueue, WrongDatabase
 from wqcore.line.insert import (
@@ -34,6 +35,9 @@ from wqcore.settings import HOME, Database, Insert, Settings
 POOL_CONNECTIONS_MAX = 8
 IDLE_CHECK_S = 1.0
 """A pooled connection that was idle for longer is tried before use: its server may have restarted."""
+ANSWER_S = 2.0
+"""One that does not answer within this is given up with all that were idle beside it. Less than connect_timeout_s by default,
+so that the call that tried it can still be carried out on a new one."""
 
 Item = msgspec.Struct | tuple[msgspec.Struct, InsertOptions]
 
@@ -48,6 +52,7 @@ class Link(Target):
         self.opening: Any = None
         """Held while the first connection is made."""
         self.pool: Any = None
+        self.road = Road(database.statement_timeout_s)
         self.inserter: Inserter | None = None
         self.identity: str | None = None
         self._notified: dict[str, float] = {}
@@ -204,16 +209,29 @@ class Front:
         if told is not None:
             return told
         if isinstance(error, PoolTimeout) or faults.is_transient(error):
-            found = faults.unavailable(error, describe(link.dsn))
+            refused = link.road.refused if isinstance(error, PoolTimeout) else None
+            found = faults.unavailable(refused or error, describe(link.dsn))
             if faults.lost_connection(error) and not isinstance(error, PoolTimeout):
                 return DatabaseUnavailable(f"{found}; the connection was lost, so it may have happened or not")
             return found
         return error
 
 
-def pool_timeout_s(link: Link) -> float:
-    """How long to wait for a pooled connection: as long as it may take to find the host that accepts one."""
-    return patience_s(link.dsn, link.database) if "," in describe(link.dsn) else link.database.connect_timeout_s
+def pool_arguments(link: Link) -> dict[str, Any]:
+    """For a pool of connections to one database, of either sort."""
+    # as long as it may take to find the host that accepts one
+    timeout_s = patience_s(link.dsn, link.database) if "," in describe(link.dsn) else link.database.connect_timeout_s
+    return {
+        "conninfo": conninfo(link.dsn, link.database, name="wqcore client", by_index=True),
+        "kwargs": pooled(link.database, link.road),
+        "min_size": 1,
+        "max_size": POOL_CONNECTIONS_MAX,
+        "timeout": timeout_s,
+        # after so long it stops trying by itself, and each call tries at once; else the pauses double up to two minutes,
+        # in which the server may have been back for long
+        "reconnect_timeout": timeout_s,
+        "open": False,
+    }
 
 
 def _dsn(key: str, dsn: str | UnsetType) -> str:

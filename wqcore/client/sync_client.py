@@ -14,10 +14,12 @@ from psycopg_pool import ConnectionPool
 
 from wqcore import clock
 from wqcore.client.bulk import Bulk, Progress, Skipped
-from wqcore.client.front import IDLE_CHECK_S, POOL_CONNECTIONS_MAX, Front, Item, Link, dequeue, pool_timeout_s
+from wqcore.client.front import ANSWER_S, IDLE_CHECK_S, Front, Item, Link, dequeue, pool_arguments
 from wqcore.control.routes import Target
 from wqcore.control.sync_control import SyncControl
-from wqcore.db.connect import Connection, connect_sync, conninfo, pooled, sync_class
+from wqcore.db import faults
+from wqcore.db.bounded import BoundedConnection
+from wqcore.db.connect import Connection, connect_sync, sync_class
 from wqcore.db.request import Query, Request, Rows, answer_sync, rows_of_sync
 from wqcore.errors import DatabaseUnavailable, UnknownQueue, WrongDatabase
 from wqcore.line.insert import (
@@ -69,14 +71,9 @@ class SyncClient(Front, SyncControl):
             finally:
                 conn.close()
             pool = ConnectionPool(
-                conninfo(link.dsn, link.database, name="wqcore client", by_index=True),
                 connection_class=sync_class(link.database, by_index=True),
-                kwargs=pooled(link.database),
-                min_size=1,
-                max_size=POOL_CONNECTIONS_MAX,
-                timeout=pool_timeout_s(link),
-                check=_check_sync,
-                open=False,
+                check=lambda conn: self._check(conn, link),
+                **pool_arguments(link),
             )
             pool.open()
             link.pool = pool
@@ -254,13 +251,26 @@ class SyncClient(Front, SyncControl):
             self._open(link)
         try:
             with link.pool.connection() as conn:
-                yield conn
-                conn.wq_used_at = clock.monotonic()
+                try:
+                    yield conn
+                except (psycopg.Error, DatabaseUnavailable) as error:
+                    if faults.read_only(error):
+                        link.pool.drain()  # each of them is: new ones look for the server that may be written
+                    raise
+                conn.used_at = clock.monotonic()
         except (psycopg.Error, OSError) as error:
             problem = self._problem(error, link)
             raise problem from (error if problem is not error else None)
 
-
-def _check_sync(conn: Connection) -> None:
-    if clock.monotonic() - getattr(conn, "wq_used_at", 0.0) > IDLE_CHECK_S:
-        conn.execute("", prepare=False)
+    def _check(self, conn: BoundedConnection, link: Link) -> None:
+        """Raises when a pooled connection is dead; the others that are idle are as old then, and are not tried one by one."""
+        if clock.monotonic() - conn.used_at <= IDLE_CHECK_S:
+            return
+        try:
+            with conn.within(ANSWER_S):
+                conn.execute("", prepare=False)
+        except psycopg.Error as error:
+            link.road.refused = error
+            if link.pool is not None:
+                link.pool.drain()
+            raise

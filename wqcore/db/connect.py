@@ -18,6 +18,7 @@ from psycopg.types.numeric import Int8BinaryLoader
 from psycopg.types.string import ByteaBinaryLoader
 
 from wqcore.db import pooler
+from wqcore.db.bounded import BoundedAsyncConnection, BoundedConnection, Road
 from wqcore.db.faults import pooler_problem, unavailable
 from wqcore.errors import ConfigError
 from wqcore.settings import Database
@@ -83,8 +84,8 @@ def conninfo(dsn: str, database: Database, *, name: str, by_index: bool = False)
         # behind a pooler one name: it would set the other name whenever it lends a session to somebody else
         "application_name": name if database.listens else "wqcore",
         "tcp_user_timeout": int(database.tcp_user_timeout_s * 1000),
-        "keepalives_idle": 10,
-        "keepalives_interval": 5,
+        "keepalives_idle": keepalives_idle_s(database),
+        "keepalives_interval": keepalives_interval_s(database),
         "keepalives_count": 3,
         "target_session_attrs": "read-write",
     }
@@ -99,6 +100,16 @@ def conninfo(dsn: str, database: Database, *, name: str, by_index: bool = False)
     return make_conninfo("", **(ours | given))
 
 
+def keepalives_idle_s(database: Database) -> int:
+    """Whole seconds without data after which either side asks whether the other is there."""
+    return max(1, round(database.tcp_user_timeout_s * 2 / 3))
+
+
+def keepalives_interval_s(database: Database) -> int:
+    """Whole seconds between two such questions."""
+    return max(1, round(database.tcp_user_timeout_s / 3))
+
+
 def session_settings(database: Database, *, by_index: bool = False) -> dict[str, str]:
     """What the server is to do for our sessions."""
     found = {
@@ -107,6 +118,12 @@ def session_settings(database: Database, *, by_index: bool = False) -> dict[str,
         # Our statements take milliseconds; a server with LLVM compiled one for 0.9 s, because a plan that must not scan
         # looks expensive.
         "jit": "off",
+        # The server's side of a half-open connection, which by default is kept for two hours: each time that the network
+        # breaks, every worker would leave one behind, until max_connections are used up.
+        "tcp_keepalives_idle": str(keepalives_idle_s(database)),
+        "tcp_keepalives_interval": str(keepalives_interval_s(database)),
+        "tcp_keepalives_count": "3",
+        "tcp_user_timeout": str(int(database.tcp_user_timeout_s * 1000)),
     }
     return found | {"enable_seqscan": "off", "enable_bitmapscan": "off"} if by_index else found
 
@@ -122,17 +139,17 @@ def patience_s(dsn: str, database: Database) -> float:
     return max(each, CONNECT_TIMEOUT_MIN_S) * (hosts + 1)
 
 
-def async_class(database: Database, *, by_index: bool = False) -> type[AsyncConnection]:
-    """What connections for asyncio are: psycopg's, or those that get on with a pooler."""
+def async_class(database: Database, *, by_index: bool = False) -> type[BoundedAsyncConnection]:
+    """What connections for asyncio are: bounded ones, and where it is needed those that get on with a pooler."""
     if database.listens:
-        return psycopg.AsyncConnection
+        return BoundedAsyncConnection
     return pooler.async_class(session_settings(database, by_index=by_index))
 
 
-def sync_class(database: Database, *, by_index: bool = False) -> type[Connection]:
+def sync_class(database: Database, *, by_index: bool = False) -> type[BoundedConnection]:
     """The same for code without an event loop."""
     if database.listens:
-        return psycopg.Connection
+        return BoundedConnection
     return pooler.sync_class(session_settings(database, by_index=by_index))
 
 
@@ -148,9 +165,9 @@ def session_problem(dsn: str, database: Database, statement_timeout_s: float) ->
     )  # fmt: skip
 
 
-def pooled(database: Database) -> dict[str, Any]:
+def pooled(database: Database, road: Road) -> dict[str, Any]:
     """Arguments of the connections of a client's pool."""
-    return {"autocommit": True, "prepare_threshold": 0 if database.listens else None}
+    return {"autocommit": True, "prepare_threshold": 0 if database.listens else None, "road": road}
 
 
 def describe(dsn: str) -> str:
@@ -169,12 +186,12 @@ async def connect(dsn: str, database: Database, *, name: str, by_index: bool = F
 
 
 async def _connect(
-    dsn: str, database: Database, name: str, made: type[AsyncConnection], *, by_index: bool = False
+    dsn: str, database: Database, name: str, made: type[BoundedAsyncConnection], *, by_index: bool = False
 ) -> AsyncConnection:
     info = conninfo(dsn, database, name=name, by_index=by_index)
     try:
         async with asyncio.timeout(patience_s(dsn, database)):
-            return await made.connect(info, autocommit=True)
+            return await made.connect(info, autocommit=True, road=Road(database.statement_timeout_s))
     except (psycopg.Error, TimeoutError, OSError) as error:
         raise pooler_problem(error) or unavailable(error, describe(dsn)) from error
 
@@ -183,7 +200,7 @@ def connect_sync(dsn: str, database: Database, *, name: str) -> Connection:
     """An open autocommit connection for code without an event loop. Raises as `connect`."""
     info = conninfo(dsn, database, name=name)
     try:
-        return sync_class(database).connect(info, autocommit=True)
+        return sync_class(database).connect(info, autocommit=True, road=Road(database.statement_timeout_s))
     except (psycopg.Error, OSError) as error:
         raise pooler_problem(error) or unavailable(error, describe(dsn)) from error
 

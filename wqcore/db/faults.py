@@ -16,6 +16,13 @@ _REPEAT_LATER_CLASSES = (
     "58",  # system error: I/O
     "XX",  # internal error
 )
+_FULL = ("too many clients already", "remaining connection slots are reserved", "too many connections for")
+"""libpq says of a refused connection no SQLSTATE (it is 53300), only this text."""
+_FULL_HINT = (
+    "All connections that max_connections allows are taken (or those that this role or database may have): see in "
+    "pg_stat_activity who has them, end the idle ones or give those programs smaller pools, or raise max_connections. wqcore "
+    "needs one for each worker process, one for each master, and up to 8 for each client"
+)
 _NO_SCHEMA = {"42P01", "3F000", "42703", "42883"}  # undefined table, schema, column, function
 
 
@@ -38,6 +45,12 @@ def lost_connection(error: BaseException) -> bool:
     return error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
 
 
+def read_only(error: BaseException) -> bool:
+    """True when the session may not write: its server is a standby by now, or was told so."""
+    cause = error.__cause__ if isinstance(error, DatabaseUnavailable) else error
+    return isinstance(cause, psycopg.errors.ReadOnlySqlTransaction)
+
+
 def unavailable(error: BaseException, where: str) -> DatabaseUnavailable:
     """The error as a sentence for people: what failed, and where the DSN led.
 
@@ -47,7 +60,8 @@ def unavailable(error: BaseException, where: str) -> DatabaseUnavailable:
     text = " ".join((primary or str(error)).split()) or type(error).__name__
     if isinstance(error, psycopg.errors.DiskFull):
         return DiskFull(f"PostgreSQL at {where} has no room left on its disk, nothing was written: {text}")
-    return DatabaseUnavailable(f"cannot use PostgreSQL at {where}: {text}")
+    hint = f". {_FULL_HINT}" if any(sign in text for sign in _FULL) else ""
+    return DatabaseUnavailable(f"cannot use PostgreSQL at {where}: {text}{hint}")
 
 
 def pooler_problem(error: BaseException) -> ConfigError | None:

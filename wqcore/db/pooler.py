@@ -19,6 +19,8 @@ from psycopg import sql
 from psycopg.abc import Params
 from psycopg.pq import PipelineStatus, TransactionStatus
 
+from wqcore.db.bounded import BoundedAsyncConnection, BoundedConnection
+
 Statement = LiteralString | bytes | sql.SQL | sql.Composed
 
 
@@ -38,7 +40,7 @@ class AsyncCursor(psycopg.AsyncCursor[Any]):
         return self
 
 
-class AsyncPooled(psycopg.AsyncConnection[Any]):
+class AsyncPooled(BoundedAsyncConnection):
     """A connection whose `local` settings go with each of its transactions."""
 
     local: ClassVar[sql.Composed]
@@ -74,7 +76,7 @@ class Cursor(psycopg.Cursor[Any]):
         return self
 
 
-class Pooled(psycopg.Connection[Any]):
+class Pooled(BoundedConnection):
     """The same for code without an event loop."""
 
     local: ClassVar[sql.Composed]

@@ -1,0 +1,106 @@
+"""A primary dies and its standby is promoted: workers and clients find it by themselves, and what was acknowledged is done."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+import wqcore
+from tests.chaos.cluster import Cluster
+from tests.fix_cluster import NewCluster, admin, either
+from tests.fix_master import World, ready, until
+from wqcore import load
+from wqcore.backoff import river
+from wqcore.catalog import Catalog, Kind
+
+
+class Nap(msgspec.Struct):
+    s: float = 0.0
+    group: str | None = None
+
+
+CATALOG = Catalog()
+CATALOG.declare(
+    Kind("nap", Nap, queue="default", serial_key=None, priority=1, max_attempts=5, timeout_s=60, backoff=river, planned=False)
+)
+
+
+@pytest.fixture
+def pair(new_cluster: NewCluster) -> tuple[Cluster, Cluster]:
+    """A primary that acknowledges what its standby has on disk, and that standby."""
+    primary = new_cluster(settings={"synchronous_standby_names": "*"})
+    standby = new_cluster("standby", copy_of=primary)
+    with admin(primary) as conn:
+        until(
+            lambda: conn.execute("select count(*) from pg_stat_replication where sync_state = 'sync'").fetchone() == (1,),
+            "the standby streams",
+        )
+    return primary, standby
+
+
+class Inserting(threading.Thread):
+    """Inserts one job after the other until told to stop; `acknowledged` has the ids that it was told."""
+
+    def __init__(self, settings: wqcore.Settings) -> None:
+        super().__init__(daemon=True)
+        self.acknowledged: list[int] = []
+        self.failures = 0
+        self.enough = threading.Event()
+        self._settings = settings
+
+    def run(self) -> None:
+        with wqcore.SyncClient(self._settings, catalog=CATALOG) as client:
+            while not self.enough.is_set():
+                try:
+                    self.acknowledged.append(int(client.insert(Nap(0.01))))
+                except wqcore.DatabaseUnavailable:
+                    self.failures += 1
+                    time.sleep(0.1)  # as a caller does that tries again
+
+
+def test_a_promoted_standby_is_found_and_every_acknowledged_job_is_completed(
+    pair: tuple[Cluster, Cluster], tmp_path: Path
+) -> None:
+    primary, standby = pair
+    with admin(primary) as conn:
+        conn.execute("create database jobs")
+    hosts = either(standby, primary, database="jobs")  # the first one is the standby, so that it must be passed over
+    world = World(tmp_path, make_conninfo(hosts, target_session_attrs="read-write"))
+    try:
+        config = world.configure(database={"dsn": hosts, "connect_timeout_s": 2})
+        world.start(config)
+        ready(world)
+        inserting = Inserting(load(config, environ={}))
+        inserting.start()
+        until(lambda: world.outcomes().get("completed", 0) > 50, "jobs are completed")
+        primary.crash()
+        began = time.monotonic()
+        until(lambda: world.log().count("trying again") >= 6, "shard and keeper look for another")
+        with psycopg.connect(standby.dsn, autocommit=True) as conn:
+            assert conn.execute("select pg_promote(wait => true)").fetchone() == (True,)
+        world.conn = psycopg.connect(world.dsn, autocommit=True)
+        before = len(inserting.acknowledged)
+        until(lambda: len(inserting.acknowledged) > before + 20, "the client inserts again")
+        tried, lasted = world.log().count("trying again"), time.monotonic() - began
+        inserting.enough.set()
+        inserting.join(30)
+        until(lambda: world.scalar("select count(*) from wqcore.job") == 0, "all jobs have ended", 60)
+        assert tried <= 8 * lasted + 12
+        assert inserting.failures
+        lost = world.scalar(
+            "select array_agg(id) from unnest(%s::bigint[]) id where not exists "
+            "(select from wqcore.history h where h.id = any (array[id]) and outcome = 'completed')",
+            inserting.acknowledged,
+        )
+        assert lost is None
+        assert world.scalar("select count(*) - count(distinct id) from wqcore.history") == 0
+        assert world.scalar("select max(deaths) from wqcore.history") == 0
+        assert "Traceback" not in world.log()
+    finally:
+        world.stop()
