@@ -6,6 +6,8 @@ thread. It reads the messages of PostgreSQL's protocol (version 3, without TLS) 
     proxy.delay_s = 0.05          each piece of data waits so long, in both directions
     proxy.bytes_per_s = 10_000    and is paid for by its size
     proxy.silence() / .speak()    half-open: connections stay and are accepted, and nothing passes; then all of it does
+    proxy.strand()                the connections that there are stay and hear nothing any more; new ones work
+    proxy.deaf() / .hear()        notifications are lost, all else passes; then they pass again
     proxy.cut(reset=True)         every connection ends now, by RST or by FIN
     proxy.drop_reply(3)           the third statement from now is carried out, and its client loses the connection
     proxy.watch("from job", act)  act() before each statement with this text passes
@@ -28,6 +30,7 @@ _STARTUP = {80877102: "cancel", 80877103: "tls", 80877104: "gss"}
 _CHUNK = 65536
 _REPLY_ENDS = (b"Z", b"G", b"H")
 """Ready for the next statement; for COPY, ready for its data, or about to send it."""
+_NOTIFICATION = b"A"
 
 
 class Messages:
@@ -65,6 +68,7 @@ class _Link:
         self.texts: dict[bytes, bytes] = {}
         self.bound = b""
         self.swallows = False
+        self.stranded = False
         self._client_messages = Messages(of_client=True)
         self._server_messages = Messages(of_client=False)
 
@@ -85,7 +89,7 @@ class _Link:
         self.end(reset=False)
 
     async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, look: Callable[[bytes], bool]
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, look: Callable[[bytes], bytes]
     ) -> None:
         proxy = self.proxy
         with suppress(OSError):
@@ -94,11 +98,11 @@ class _Link:
                 if pause:
                     await asyncio.sleep(pause)
                 await proxy._speaking.wait()
-                if look(data):
-                    writer.write(data)
+                if not self.stranded and (passed := look(data)):
+                    writer.write(passed)
                     await writer.drain()
 
-    def _from_client(self, data: bytes) -> bool:
+    def _from_client(self, data: bytes) -> bytes:
         for kind, content in self._client_messages.feed(data):
             if kind == b"P":
                 name, text, _ = content.split(b"\0", 2)
@@ -108,16 +112,22 @@ class _Link:
                 self.bound = self.texts.get(name, b"")
             elif kind in (b"E", b"Q"):
                 self.swallows = self.proxy._statement(self.bound if kind == b"E" else content) or self.swallows
-        return True
+        return data
 
-    def _from_server(self, data: bytes) -> bool:
-        over = any(kind in _REPLY_ENDS for kind, _ in self._server_messages.feed(data))
-        if not self.swallows:
-            return True
-        if over:  # the statement has been carried out, and committed unless it is part of a transaction
-            self.proxy.dropped += 1
-            self.end(reset=True)
-        return False
+    def _from_server(self, data: bytes) -> bytes:
+        """Passes whole messages on, so that some can be left out."""
+        messages = self._server_messages.feed(data)
+        if self.swallows:
+            if any(kind in _REPLY_ENDS for kind, _ in messages):
+                # the statement has been carried out, and committed unless it is part of a transaction
+                self.proxy.dropped += 1
+                self.end(reset=True)
+            return b""
+        if self.proxy._deaf:
+            heard = [message for message in messages if message[0] != _NOTIFICATION]
+            self.proxy.unheard += len(messages) - len(heard)
+            messages = heard
+        return b"".join([kind + struct.pack("!i", len(content) + 4) + content for kind, content in messages])
 
     def end(self, *, reset: bool) -> None:
         for _, writer in filter(None, (self.client, self.server)):
@@ -138,6 +148,8 @@ class Proxy:
         delay_s, bytes_per_s: may be set at any time; 0 is none.
         statements: how many have passed, of all connections.
         dropped: how many replies were swallowed.
+        accepted: how many connections have come.
+        unheard: how many notifications were left out.
     """
 
     def __init__(self, dsn: str) -> None:
@@ -146,7 +158,10 @@ class Proxy:
         self.bytes_per_s = 0.0
         self.statements = 0
         self.dropped = 0
+        self.accepted = 0
+        self.unheard = 0
         self.port = 0
+        self._deaf = False
         self._drops: list[tuple[int, bytes]] = []
         self._watched: list[tuple[bytes, Callable[[], None]]] = []
         self._links: set[_Link] = set()
@@ -182,6 +197,23 @@ class Proxy:
         """What was held up passes, and everything after it."""
         self._loop.call_soon_threadsafe(self._speaking.set)
 
+    def strand(self) -> None:
+        """The connections that there are become half-open for good: both ends may send, and neither is heard."""
+
+        def strand() -> None:
+            for link in self._links:
+                link.stranded = True
+
+        self._loop.call_soon_threadsafe(strand)
+
+    def deaf(self) -> None:
+        """Notifications do not pass from now on."""
+        self._deaf = True
+
+    def hear(self) -> None:
+        """Notifications pass again; those that were left out are lost."""
+        self._deaf = False
+
     def cut(self, *, reset: bool) -> None:
         """Ends every connection."""
 
@@ -205,6 +237,7 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._drops.clear)
         self._loop.call_soon_threadsafe(self._watched.clear)
         self.speak()
+        self.hear()
 
     def _statement(self, text: bytes) -> bool:
         """Counts a statement; whether its reply is to be swallowed."""
@@ -229,6 +262,7 @@ class Proxy:
         return port
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
         link = _Link(self, reader, writer)
         self._links.add(link)
         try:

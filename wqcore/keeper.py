@@ -22,6 +22,7 @@ import psycopg
 
 from wqcore import clock
 from wqcore.db import faults, wake
+from wqcore.db.bounded import REPLY_GRACE_S
 from wqcore.db.connect import AsyncConnection, connect
 from wqcore.db.statements import Statements
 from wqcore.errors import WqcoreError
@@ -110,10 +111,10 @@ class Keeper:
         """Runs until told to leave."""
         delay = RECONNECT_MIN_S
         while True:
-            conn = None
+            conn, connected_at = None, math.inf
             try:
                 conn = await connect(self._dsn, self._settings.database, name="wqcore keeper", by_index=True)
-                delay = RECONNECT_MIN_S
+                connected_at = clock.monotonic()
                 await self._listen(conn)
                 await self._loop(conn)
                 return
@@ -122,6 +123,8 @@ class Keeper:
                 if self._leaving:
                     log.warning("leaving without the database: %s", faults.one_line(error))
                     return
+                if clock.monotonic() - connected_at > RECONNECT_MAX_S:
+                    delay = RECONNECT_MIN_S
                 log.warning("database unavailable, trying again in %.2f s: %s", delay, faults.one_line(error))
                 await asyncio.sleep(clock.jittered(delay, 0.3))
                 delay = min(delay * 2, RECONNECT_MAX_S)
@@ -132,7 +135,8 @@ class Keeper:
     async def _loop(self, conn: AsyncConnection) -> None:
         process = self._settings.process
         while True:
-            async with asyncio.timeout(self._settings.database.statement_timeout_s + 2):
+            # a statement that hangs ends one second earlier, by the clock of its connection (db/bounded.py)
+            async with asyncio.timeout(self._settings.database.statement_timeout_s + REPLY_GRACE_S + 1):
                 for sheet, reason in list(self._asked.items()):
                     await self._rescue_sheet(conn, sheet, reason)
                 if self._leaving:
@@ -198,9 +202,6 @@ class Keeper:
 
     async def _beat(self, conn: AsyncConnection) -> None:
         process = self._settings.process
-        began = clock.monotonic()
-        if began - self._last_beat > process.dead_after_s / 2:
-            self._beating_since = began  # we were silent ourselves: others' silence proves nothing yet
         group = process.group if isinstance(process.group, str) else None
         await beat(
             conn,
@@ -212,7 +213,12 @@ class Keeper:
             version=self._version,
             report=self._report(),
         )
-        self._last_beat = clock.monotonic()
+        now = clock.monotonic()
+        if now - self._last_beat > process.dead_after_s / 2:
+            # We were silent ourselves, so others' silence proves nothing yet. The time of the statement counts: a server that
+            # was frozen answers everybody's beat when it thaws, and the first keeper to be answered would find all others old.
+            self._beating_since = now
+        self._last_beat = now
         self._beats += 1
         if self._beats % 2 == 0:
             await self._rescue_unknown(conn)
@@ -237,7 +243,10 @@ class Keeper:
 
     async def _rescue_dead_hosts(self, conn: AsyncConnection) -> None:
         dead_after_s = self._settings.process.dead_after_s
+        began = clock.monotonic()
         dead = await dead_shards(conn, self._statements, process=self._process_id, dead_after_s=dead_after_s)
+        if clock.monotonic() - began > dead_after_s / 2:
+            return  # the server was away meanwhile, and nobody could beat
         for shard in dead:
             reason = (
                 f"host died ({shard.host or 'unknown'}, master {shard.pid or 'unknown'} silent for {dead_after_s:g} s)"

@@ -170,9 +170,10 @@ class Shard:
         self.executor.seconds_since = self._seconds_since
         self.executor.start()
         watch = asyncio.get_running_loop().create_task(self._watch_lease(), name="wqcore lease")
-        delay, connected_at = RECONNECT_MIN_S, math.inf
+        delay = RECONNECT_MIN_S
         try:
             while True:
+                connected_at = math.inf
                 try:
                     await self._connect()
                     connected_at = clock.monotonic()

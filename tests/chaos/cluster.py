@@ -25,13 +25,30 @@ SETTINGS = {"max_connections": "200", "shared_buffers": "64MB", "autovacuum_napt
 
 
 class Cluster:
-    """The server. All methods are for the thread that made it."""
+    """The server. All methods are for the thread that made it.
 
-    def __init__(self, folder: Path) -> None:
-        self.data = folder / "pg"
+    Args:
+        name: of its folder, inside `folder`.
+        settings: what differs from SETTINGS.
+        address: where it listens besides its Unix socket, on PostgreSQL's usual port; anybody may log in from there.
+        copy_of: a running server of which it is a streaming standby.
+    """
+
+    def __init__(self, folder: Path, name: str = "pg", *, settings: dict[str, str] | None = None, address: str = "",
+                 copy_of: Cluster | None = None) -> None:  # fmt: skip
+        self.data = folder / name
         self.process: subprocess.Popen[bytes] | None = None
-        self._bin = _initialised(self.data)
-        self._log = (folder / "postgresql.log").open("ab")
+        self._settings = SETTINGS | (settings or {})
+        self._address = address
+        if copy_of is None:
+            self._bin = _initialised(self.data)
+        else:
+            self._bin = copy_of._bin
+            self._copy(copy_of)
+        if address:
+            with (self.data / "pg_hba.conf").open("a") as file:
+                file.write("host all all 0.0.0.0/0 trust\n")
+        self._log = (folder / f"{name}.log").open("ab")
         self.start()
 
     @property
@@ -41,10 +58,10 @@ class Cluster:
 
     def start(self) -> None:
         """Starts the server and waits until it takes connections."""
-        options = [word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value}")]
+        options = [word for name, value in self._settings.items() for word in ("-c", f"{name}={value}")]
         self.process = subprocess.Popen(
-            [self._bin / "postgres", "-D", self.data, "-k", self.data, "-h", "", *options],
-            user=self.data.stat().st_uid if os.geteuid() == 0 else None,
+            [self._bin / "postgres", "-D", self.data, "-k", self.data, "-h", self._address, *options],
+            user=self._user(),
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=self._log,
@@ -88,6 +105,18 @@ class Cluster:
         """Ends the server for good."""
         self.crash()
         self._log.close()
+
+    def _copy(self, other: Cluster) -> None:
+        """A base backup, set up to stream on from there."""
+        self.data.mkdir(mode=0o700)
+        if other._user() is not None:
+            os.chown(self.data, other.data.stat().st_uid, other.data.stat().st_gid)
+        command = [self._bin / "pg_basebackup", "-d", other.dsn, "-D", self.data, "-R", "-c", "fast", "-X", "stream"]
+        subprocess.run(command, user=other._user(), cwd="/", check=True, timeout=START_S)
+
+    def _user(self) -> int | None:
+        """Whom the server runs as: not root, which PostgreSQL refuses."""
+        return self.data.stat().st_uid if os.geteuid() == 0 else None
 
     def _processes(self) -> list[psutil.Process]:
         """The postmaster first: once it is stopped it starts no other."""

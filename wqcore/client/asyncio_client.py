@@ -13,9 +13,10 @@ from psycopg_pool import AsyncConnectionPool
 
 from wqcore import clock
 from wqcore.client.bulk import Bulk, Progress, Skipped
-from wqcore.client.front import IDLE_CHECK_S, POOL_CONNECTIONS_MAX, Front, Item, dequeue
+from wqcore.client.front import ANSWER_S, IDLE_CHECK_S, Front, Item, dequeue
 from wqcore.control.asyncio_control import AsyncControl
-from wqcore.db.connect import AsyncConnection, connect, conninfo
+from wqcore.db.bounded import BoundedAsyncConnection
+from wqcore.db.connect import AsyncConnection, connect
 from wqcore.db.request import Query, Request, Rows, answer, rows_of
 from wqcore.errors import DatabaseUnavailable, UnknownQueue
 from wqcore.line.insert import (
@@ -35,7 +36,7 @@ T = TypeVar("T")
 class Client(Front, AsyncControl):
     """Inserts and controls jobs from asyncio; `async with Client(settings) as client`, or initialize() and stop()."""
 
-    _pool: AsyncConnectionPool[AsyncConnection] | None = None
+    _pool: AsyncConnectionPool[BoundedAsyncConnection] | None = None
 
     async def initialize(self) -> None:
         """Connects and reads which queues exist. Raises DatabaseUnavailable or SchemaError."""
@@ -44,15 +45,7 @@ class Client(Front, AsyncControl):
             self._know(await self._fetch(Query("queues"), conn))
         finally:
             await conn.close()
-        self._pool = AsyncConnectionPool(
-            conninfo(self._dsn, self._database, name="wqcore client", by_index=True),
-            kwargs={"autocommit": True, "prepare_threshold": 0},
-            min_size=1,
-            max_size=POOL_CONNECTIONS_MAX,
-            timeout=self._database.connect_timeout_s,
-            check=_check_async,
-            open=False,
-        )
+        self._pool = AsyncConnectionPool(connection_class=BoundedAsyncConnection, check=self._check, **self._pool_arguments())
         await self._pool.open()
 
     async def stop(self) -> None:
@@ -184,7 +177,7 @@ class Client(Front, AsyncControl):
             return self._row(item)
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[AsyncConnection]:
+    async def _connection(self) -> AsyncIterator[BoundedAsyncConnection]:
         if self._pool is None:
             raise DatabaseUnavailable(
                 "the client is not open: use `async with Client(…)`, or call `initialize()` first"
@@ -192,15 +185,23 @@ class Client(Front, AsyncControl):
         try:
             async with self._pool.connection() as conn:
                 yield conn
-                conn.wq_used_at = clock.monotonic()  # type: ignore[attr-defined]
+                conn.used_at = clock.monotonic()
         except (TimeoutError, psycopg.Error, OSError) as error:
             problem = self._problem(error)
             raise problem from (error if problem is not error else None)
 
-
-async def _check_async(conn: AsyncConnection) -> None:
-    if clock.monotonic() - getattr(conn, "wq_used_at", 0.0) > IDLE_CHECK_S:
-        await conn.execute("", prepare=False)
+    async def _check(self, conn: BoundedAsyncConnection) -> None:
+        """Raises when a pooled connection is dead; the others that are idle are as old then, and are not tried one by one."""
+        if clock.monotonic() - conn.used_at <= IDLE_CHECK_S:
+            return
+        try:
+            with conn.within(ANSWER_S):
+                await conn.execute("", prepare=False)
+        except psycopg.Error as error:
+            self._road.refused = error
+            if self._pool is not None:
+                await self._pool.drain()
+            raise
 
 
 async def _each(items: Iterable[Item] | AsyncIterable[Item]) -> AsyncIterator[Item]:

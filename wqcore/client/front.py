@@ -11,7 +11,8 @@ from wqcore import clock
 from wqcore.catalog import Catalog
 from wqcore.catalog import catalog as default_catalog
 from wqcore.db import faults, wake
-from wqcore.db.connect import describe
+from wqcore.db.bounded import Road
+from wqcore.db.connect import conninfo, describe
 from wqcore.db.request import Query, Request
 from wqcore.db.statements import Statements
 from wqcore.errors import ConfigError, DatabaseUnavailable, UnknownQueue
@@ -30,6 +31,9 @@ from wqcore.settings import Database, Insert, Settings
 POOL_CONNECTIONS_MAX = 8
 IDLE_CHECK_S = 1.0
 """A pooled connection that was idle for longer is tried before use: its server may have restarted."""
+ANSWER_S = 2.0
+"""One that does not answer within this is given up with all that were idle beside it. Less than connect_timeout_s by default,
+so that the call that tried it can still be carried out on a new one."""
 
 Item = msgspec.Struct | tuple[msgspec.Struct, InsertOptions]
 
@@ -57,6 +61,7 @@ class Front:
         self._statements = Statements(database.schema)
         self._inserter: Inserter | None = None
         self._notified: dict[str, float] = {}
+        self._road = Road(database.statement_timeout_s)
 
     @property
     def dsn(self) -> str:
@@ -67,6 +72,20 @@ class Front:
     def schema(self) -> str:
         """wqcore's schema there."""
         return self._database.schema
+
+    def _pool_arguments(self) -> dict[str, Any]:
+        """For a pool of this client's connections, of either sort."""
+        return {
+            "conninfo": conninfo(self._dsn, self._database, name="wqcore client", by_index=True),
+            "kwargs": {"autocommit": True, "prepare_threshold": 0, "road": self._road},
+            "min_size": 1,
+            "max_size": POOL_CONNECTIONS_MAX,
+            "timeout": self._database.connect_timeout_s,
+            # after so long it stops trying by itself, and each call tries at once; else the pauses double up to two minutes,
+            # in which the server may have been back for long
+            "reconnect_timeout": self._database.connect_timeout_s,
+            "open": False,
+        }
 
     def _know(self, queues: list[tuple[Any, ...]]) -> None:
         self._inserter = Inserter(dict(queues), self._limits.args_bytes_max)
@@ -116,7 +135,8 @@ class Front:
         if told is not None:
             return told
         if isinstance(error, PoolTimeout) or faults.is_transient(error):
-            found = faults.unavailable(error, describe(self._dsn))
+            refused = self._road.refused if isinstance(error, PoolTimeout) else None
+            found = faults.unavailable(refused or error, describe(self._dsn))
             if faults.lost_connection(error) and not isinstance(error, PoolTimeout):
                 return DatabaseUnavailable(f"{found}; the connection was lost, so it may have happened or not")
             return found

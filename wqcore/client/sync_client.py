@@ -13,9 +13,10 @@ from psycopg_pool import ConnectionPool
 
 from wqcore import clock
 from wqcore.client.bulk import Bulk, Progress, Skipped
-from wqcore.client.front import IDLE_CHECK_S, POOL_CONNECTIONS_MAX, Front, Item, dequeue
+from wqcore.client.front import ANSWER_S, IDLE_CHECK_S, Front, Item, dequeue
 from wqcore.control.sync_control import SyncControl
-from wqcore.db.connect import Connection, connect_sync, conninfo
+from wqcore.db.bounded import BoundedConnection
+from wqcore.db.connect import Connection, connect_sync
 from wqcore.db.request import Query, Request, Rows, answer_sync, rows_of_sync
 from wqcore.errors import DatabaseUnavailable, UnknownQueue
 from wqcore.line.insert import (
@@ -38,7 +39,7 @@ class SyncClient(Front, SyncControl):
     Its methods are those of `Client`, with the same arguments, results and errors.
     """
 
-    _pool: ConnectionPool[Connection] | None = None
+    _pool: ConnectionPool[BoundedConnection] | None = None
 
     def initialize(self) -> None:
         """Connects and reads which queues exist. Raises DatabaseUnavailable or SchemaError."""
@@ -47,15 +48,7 @@ class SyncClient(Front, SyncControl):
             self._know(self._fetch(Query("queues"), conn))
         finally:
             conn.close()
-        self._pool = ConnectionPool(
-            conninfo(self._dsn, self._database, name="wqcore client", by_index=True),
-            kwargs={"autocommit": True, "prepare_threshold": 0},
-            min_size=1,
-            max_size=POOL_CONNECTIONS_MAX,
-            timeout=self._database.connect_timeout_s,
-            check=_check_sync,
-            open=False,
-        )
+        self._pool = ConnectionPool(connection_class=BoundedConnection, check=self._check, **self._pool_arguments())
         self._pool.open()
 
     def stop(self) -> None:
@@ -160,18 +153,26 @@ class SyncClient(Front, SyncControl):
             return self._row(item)
 
     @contextmanager
-    def _connection(self) -> Iterator[Connection]:
+    def _connection(self) -> Iterator[BoundedConnection]:
         if self._pool is None:
             raise DatabaseUnavailable("the client is not open: use `with SyncClient(…)`, or call `initialize()` first")
         try:
             with self._pool.connection() as conn:
                 yield conn
-                conn.wq_used_at = clock.monotonic()  # type: ignore[attr-defined]
+                conn.used_at = clock.monotonic()
         except (psycopg.Error, OSError) as error:
             problem = self._problem(error)
             raise problem from (error if problem is not error else None)
 
-
-def _check_sync(conn: Connection) -> None:
-    if clock.monotonic() - getattr(conn, "wq_used_at", 0.0) > IDLE_CHECK_S:
-        conn.execute("", prepare=False)
+    def _check(self, conn: BoundedConnection) -> None:
+        """Raises when a pooled connection is dead; the others that are idle are as old then, and are not tried one by one."""
+        if clock.monotonic() - conn.used_at <= IDLE_CHECK_S:
+            return
+        try:
+            with conn.within(ANSWER_S):
+                conn.execute("", prepare=False)
+        except psycopg.Error as error:
+            self._road.refused = error
+            if self._pool is not None:
+                self._pool.drain()
+            raise

@@ -17,6 +17,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.types.numeric import Int8BinaryLoader
 from psycopg.types.string import ByteaBinaryLoader
 
+from wqcore.db.bounded import BoundedAsyncConnection, BoundedConnection, Road
 from wqcore.db.faults import unavailable
 from wqcore.errors import ConfigError
 from wqcore.settings import Database
@@ -67,18 +68,24 @@ def conninfo(dsn: str, database: Database, *, name: str, by_index: bool = False)
         given = conninfo_to_dict(dsn)
     except psycopg.Error as error:
         raise ConfigError([f"database.dsn is not a connection string: {_without_values(error)}"]) from None
+    keepalives_idle_s = max(1, round(database.tcp_user_timeout_s * 2 / 3))
+    keepalives_interval_s = max(1, round(database.tcp_user_timeout_s / 3))
     ours: dict[str, Any] = {
         "connect_timeout": database.connect_timeout_s,
         "application_name": name,
         "tcp_user_timeout": int(database.tcp_user_timeout_s * 1000),
-        "keepalives_idle": 10,
-        "keepalives_interval": 5,
+        "keepalives_idle": keepalives_idle_s,
+        "keepalives_interval": keepalives_interval_s,
         "keepalives_count": 3,
         "target_session_attrs": "read-write",
         "options": f"-c statement_timeout={int(database.statement_timeout_s * 1000)}"
         # Our statements take milliseconds; a server with LLVM compiled one for 0.9 s, because a plan that must not scan
         # looks expensive.
-        " -c idle_in_transaction_session_timeout=60000 -c jit=off",
+        " -c idle_in_transaction_session_timeout=60000 -c jit=off"
+        # The server's side of a half-open connection, which by default is kept for two hours: each time that the network
+        # breaks, every worker would leave one behind, until max_connections are used up.
+        f" -c tcp_keepalives_idle={keepalives_idle_s} -c tcp_keepalives_interval={keepalives_interval_s}"
+        f" -c tcp_keepalives_count=3 -c tcp_user_timeout={int(database.tcp_user_timeout_s * 1000)}",
     }
     if by_index:
         ours["options"] += " -c enable_seqscan=off -c enable_bitmapscan=off"
@@ -101,9 +108,11 @@ def describe(dsn: str) -> str:
 async def connect(dsn: str, database: Database, *, name: str, by_index: bool = False) -> AsyncConnection:
     """An open autocommit connection. Raises DatabaseUnavailable."""
     info = conninfo(dsn, database, name=name, by_index=by_index)
+    hosts = str(conninfo_to_dict(info).get("host") or "").count(",") + 1
+    road = Road(database.statement_timeout_s)
     try:
-        async with asyncio.timeout(database.connect_timeout_s * 2):
-            return await psycopg.AsyncConnection.connect(info, autocommit=True)
+        async with asyncio.timeout(database.connect_timeout_s * (hosts + 1)):  # each host has connect_timeout_s
+            return await BoundedAsyncConnection.connect(info, autocommit=True, road=road)
     except (psycopg.Error, TimeoutError, OSError) as error:
         raise unavailable(error, describe(dsn)) from error
 
@@ -112,7 +121,7 @@ def connect_sync(dsn: str, database: Database, *, name: str) -> Connection:
     """An open autocommit connection for code without an event loop. Raises DatabaseUnavailable."""
     info = conninfo(dsn, database, name=name)
     try:
-        return psycopg.Connection.connect(info, autocommit=True)
+        return BoundedConnection.connect(info, autocommit=True, road=Road(database.statement_timeout_s))
     except (psycopg.Error, OSError) as error:
         raise unavailable(error, describe(dsn)) from error
 

@@ -16,6 +16,13 @@ _REPEAT_LATER_CLASSES = (
     "58",  # system error: I/O
     "XX",  # internal error
 )
+_FULL = ("too many clients already", "remaining connection slots are reserved", "too many connections for")
+"""libpq says of a refused connection no SQLSTATE (it is 53300), only this text."""
+_FULL_HINT = (
+    "All connections that max_connections allows are taken (or those that this role or database may have): see in "
+    "pg_stat_activity who has them, end the idle ones or give those programs smaller pools, or raise max_connections. wqcore "
+    "needs one for each worker process, one for each master, and up to 8 for each client"
+)
 _NO_SCHEMA = {"42P01", "3F000", "42703", "42883"}  # undefined table, schema, column, function
 
 
@@ -45,7 +52,8 @@ def unavailable(error: BaseException, where: str) -> DatabaseUnavailable:
     """
     primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     text = " ".join((primary or str(error)).split()) or type(error).__name__
-    return DatabaseUnavailable(f"cannot use PostgreSQL at {where}: {text}")
+    hint = f". {_FULL_HINT}" if any(sign in text for sign in _FULL) else ""
+    return DatabaseUnavailable(f"cannot use PostgreSQL at {where}: {text}{hint}")
 
 
 def schema_problem(error: BaseException, schema: str) -> SchemaError | None:

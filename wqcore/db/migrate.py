@@ -13,16 +13,18 @@ A program on top has its own line of migrations, with a folder and a schema of i
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
 
 from psycopg import errors, sql
 
+from wqcore.db.bounded import BoundedConnection
 from wqcore.db.connect import Connection
 from wqcore.db.statements import compose, without_comments
 from wqcore.errors import SchemaError
@@ -165,11 +167,16 @@ def _as_owner(conn: Connection, schema: str) -> Iterator[None]:
             conn.execute("reset role")
 
 
+def _patient(conn: Connection) -> AbstractContextManager[None]:
+    """A step takes as long as it takes: an index over many rows sends nothing for minutes."""
+    return conn.within(math.inf) if isinstance(conn, BoundedConnection) else nullcontext()
+
+
 def _apply(conn: Connection, line: Line, step: Step) -> None:
     schema = sql.Identifier(line.schema)
     for attempt in range(1, LOCK_ATTEMPTS_MAX + 1):
         try:
-            with conn.transaction():
+            with _patient(conn), conn.transaction():
                 conn.execute(sql.SQL("set local lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
                 conn.execute("set local statement_timeout = 0")
                 if step.version == 1:

@@ -25,8 +25,9 @@ from wqcore.job import ERRORS_KEPT_MAX
 from wqcore.line.lanes import DUE_FIRST_US, Lanes
 from wqcore.line.settle import Again, Ended, Outcomes
 
-REPLY_GRACE_S = 2.0
-"""How much longer than the server's own statement_timeout we wait for a reply."""
+REPLY_GRACE_S = 3.0
+"""How much longer than the server's own statement_timeout we wait for a reply on a connection that does not give up before,
+as ours do (`db/bounded.py`)."""
 
 
 class Fenced(Exception):  # noqa: N818 - a state of the protocol
