@@ -40,7 +40,7 @@ DECLARE_EVERY_S = 60.0
 """How often the declarations are noted again: the row under which they stand may have been removed meanwhile."""
 CANCEL_EVERY_S = 2.0
 SUMMARIZE_EVERY_S = 10.0
-RECONNECT_MIN_S, RECONNECT_MAX_S = 0.1, 3.0
+RECONNECT_MIN_S, RECONNECT_MAX_S = 0.1, 2.0
 
 
 class Keeper:

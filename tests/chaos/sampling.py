@@ -31,8 +31,8 @@ select (select sum(idx_tup_read - idx_tup_fetch) from pg_stat_user_indexes
        extract(epoch from pg_postmaster_start_time())::float8 as server_since
 """
 _STATE = f"""
-select (select count(*) from pg_stat_activity where backend_type = 'client backend' and application_name like 'wqcore%%')
-           as connections,
+select (select count(*) from pg_stat_activity where application_name ~ '^wqcore (keeper|.* shard )') as connections,
+       (select count(*) from pg_stat_activity where application_name = 'wqcore client') as client_connections,
        (select n_dead_tup from pg_stat_user_tables where schemaname = '{SCHEMA}' and relname = 'job') as job_dead_rows,
        (select n_dead_tup from pg_stat_user_tables where schemaname = '{SCHEMA}' and relname = 'claim')
            as claim_dead_rows,
@@ -57,6 +57,7 @@ class Sample(msgspec.Struct, kw_only=True):
     processes: int
     descriptors: int
     connections: int
+    client_connections: int
     job_rows: int
     job_dead_rows: int
     claim_dead_rows: int

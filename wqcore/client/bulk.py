@@ -36,6 +36,7 @@ class Bulk:
         self._lines: list[str] = []
         self._wakes: dict[str, set[tuple[int, int]]] = {}
         self._due: set[str] = set()
+        self._past: set[str] = set()
 
     def take(self, row: NewJob | KeyedJob) -> bool:
         """Takes a job in; True when there is enough to write: `lines`, or, when it `is_full`, an insertion."""
@@ -83,7 +84,7 @@ class Bulk:
     def wakes(self, schema: str) -> Request[None]:
         """Sends the notifications."""
         for queue in self._wakes.keys() | self._due:
-            text = wake.payload(self._wakes.get(queue, set()), due=queue in self._due)
+            text = wake.payload(self._wakes.get(queue, set()), due=queue in self._due, past=queue in self._past)
             yield Query("notify", {"channel": wake.channel(schema, queue), "payload": text})
 
     def _owe(self, row: NewJob) -> None:
@@ -94,3 +95,5 @@ class Bulk:
             pairs.add((row.slot, row.priority))
         else:
             self._due.add(row.queue)
+            if wake.is_past(row.run_at):
+                self._past.add(row.queue)
