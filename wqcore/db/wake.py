@@ -13,7 +13,6 @@ import datetime as dt
 import hashlib
 from typing import NamedTuple
 
-
 PAST_S = 5.0
 
 
