@@ -1,10 +1,10 @@
 """Wake-ups: which channel a queue's notifications use, and what they say. A hint; polling is the truth.
 
 The channel is `wq:` and a hash of schema and queue, so that any name fits PostgreSQL's 63 bytes and only the shards of
-that queue are woken. The payload is `<slot>:<priority>` for ready jobs, `due` for jobs with a time, `past` when that is long past, `slots` when slots
-became free or a shard wants some, `queue` when the queue was paused or limited, `cancel` when somebody asked for a
-cancellation, `gone:<id>,<id>` for jobs that were deleted, `back:<id>,<id>` for finished ones that were put back; several
-are joined by spaces. An unreadable payload wakes everything.
+that queue are woken. The payload is `<slot>:<priority>` for ready jobs, `due` for jobs with a time, `past` when that
+is long past, `slots` when slots became free or a shard wants some, `queue` when the queue was paused or limited, `cancel`
+when somebody asked for a cancellation, `gone:<id>,<id>` for jobs that were deleted, `back:<id>,<id>` for finished ones
+that were put back; several are joined by spaces. An unreadable payload wakes everything.
 """
 
 from __future__ import annotations
