@@ -226,8 +226,8 @@ class Keeper:
                 await self._rescue_dead_hosts(conn)
 
     async def _rescue_sheet(self, conn: AsyncConnection, sheet: int, reason: str) -> None:
-        shard, started = self._started(sheet)
-        rescued = await self._rescue(conn, shard, started, reason, suspect_rest=False)
+        shard, _ = self._started(sheet)
+        rescued = await self._rescue(conn, shard, lambda: self._started(sheet)[1], reason, suspect_rest=False)
         self._asked.pop(sheet, None)
         self._answered(sheet)
         if rescued is not None:
@@ -235,7 +235,7 @@ class Keeper:
                 "rescued shard of %s: %s; %d jobs had started (%d run again, %d discarded), %d were held",
                 rescued.queue,
                 reason,
-                len(started),
+                rescued.again + rescued.ended,
                 rescued.again,
                 rescued.ended,
                 rescued.held,
@@ -276,7 +276,13 @@ class Keeper:
         self._unknown_before = unknown
 
     async def _rescue(
-        self, conn: AsyncConnection, shard: int, started: list[tuple[int, int]], reason: str, *, suspect_rest: bool
+        self,
+        conn: AsyncConnection,
+        shard: int,
+        started: list[tuple[int, int]] | Callable[[], list[tuple[int, int]]],
+        reason: str,
+        *,
+        suspect_rest: bool,
     ) -> Rescued | None:
         return await rescue(
             conn,
