@@ -3,7 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TOX := .make/tox/bin/tox
 
-.PHONY: demo test lint bench bench-quick chaos mutants clean
+.PHONY: demo test lint bench bench-quick chaos mutants budgets soak clean
 
 demo: .venv/.installed
 	.venv/bin/python -m demo
@@ -27,6 +27,15 @@ chaos: .venv/.chaos
 
 mutants: .venv/.chaos
 	.venv/bin/python -m pytest tests/chaos -m mutants
+
+# how soon work goes on after each sort of failure, a quarter of an hour; writes the table of docs/reliability.md
+budgets: .venv/.chaos
+	.venv/bin/python -m tests.chaos.budgets
+
+# steady load beside an old snapshot while things are killed and cut: make soak MINUTES=30; writes docs/reliability/
+MINUTES := 30
+soak: .venv/.chaos
+	.venv/bin/python -m tests.chaos.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 clean:
 	rm -rf .venv .tox .make .wqcore build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -41,7 +41,7 @@ DECLARE_EVERY_S = 60.0
 """How often the declarations are noted again: the row under which they stand may have been removed meanwhile."""
 CANCEL_EVERY_S = 2.0
 SUMMARIZE_EVERY_S = 10.0
-RECONNECT_MIN_S, RECONNECT_MAX_S = 0.1, 3.0
+RECONNECT_MIN_S, RECONNECT_MAX_S = 0.1, 2.0
 """And never longer than a quarter of `dead_after_s`: after an outage another keeper that is back sooner judges us by it."""
 
 
@@ -245,9 +245,9 @@ class Keeper:
                 await self._rescue_dead_hosts(conn)
 
     async def _rescue_sheet(self, conn: AsyncConnection, sheet: int, reason: str) -> None:
-        shard, started = self._started(sheet)
+        shard, _ = self._started(sheet)
         cause = "suspended" if reason.startswith("worker suspended") else "died"
-        rescued = await self._rescue(conn, shard, started, reason, cause, suspect_rest=False)
+        rescued = await self._rescue(conn, shard, lambda: self._started(sheet)[1], reason, cause, suspect_rest=False)
         self._asked.pop(sheet, None)
         self._answered(sheet)
         if rescued is not None:
@@ -255,7 +255,7 @@ class Keeper:
                 "rescued shard of %s: %s; %d jobs had started (%d run again, %d discarded), %d were held",
                 rescued.queue,
                 reason,
-                len(started),
+                rescued.again + rescued.ended,
                 rescued.again,
                 rescued.ended,
                 rescued.held,
@@ -299,7 +299,7 @@ class Keeper:
         self,
         conn: AsyncConnection,
         shard: int,
-        started: list[tuple[int, int]],
+        started: list[tuple[int, int]] | Callable[[], list[tuple[int, int]]],
         reason: str,
         cause: str,
         *,

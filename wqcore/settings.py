@@ -40,7 +40,7 @@ class Database(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     embedded_version: Literal[16, 18] = 18
     migrate: Literal["auto", "explicit"] = "explicit"
     connect_timeout_s: Annotated[int, Meta(ge=1, le=300)] = 5
-    statement_timeout_s: Seconds = 25.0
+    statement_timeout_s: Seconds = 20.0
     tcp_user_timeout_s: Seconds = 15.0
     pooler: Literal["none", "transaction"] = "none"
 

@@ -60,8 +60,9 @@ LOOK_AGAIN_S = 0.010
 """After a wake-up that brought jobs: clients leave out notifications closer than 5 ms to the last."""
 NEAR_FLOOR_IDS = 2000
 """Going back to the floor at a wake-up costs less than a millisecond when it is at most this many ids behind."""
-RECONNECT_MIN_S, RECONNECT_MAX_S = 0.05, 3.0
-"""And never longer than a quarter of `dead_after_s`."""
+RECONNECT_MIN_S, RECONNECT_MAX_S = 0.05, 2.0
+"""With 30 % of jitter, a server that was away for long is used again at most 2.6 s after it takes connections. And never longer
+than a quarter of `dead_after_s`: another worker that is back sooner judges us by it."""
 AT_MOST_ONCE_ATTEMPTS = 1
 
 
@@ -475,6 +476,8 @@ class Shard:
         if hint is not None and hint.gone:
             self._gone.deleted(hint.gone, clock.monotonic())
             self.executor.drop_jobs(set(hint.gone))
+        if hint is None or hint.past:
+            self._looks.whole_next()
         if hint is not None and hint.back:
             self._gone.back(hint.back)
         if hint is None or hint.due or hint.look:

@@ -49,7 +49,7 @@ RULES = [
     Rule("master_uss_mb", "memory of the master (USS)", "MB", 0.05, 1.0),
     Rule("trees_pss_mb", "memory of both trees (PSS)", "MB", 0.05, 5.0),
     Rule("descriptors", "open files of the undisturbed tree", "", 0.0, 1.0),
-    Rule("connections", "connections of masters and clients", "", 0.0, 1.0),
+    Rule("connections", "connections of the masters", "", 0.0, 1.0),
     Rule("dead_rows_per_turn", "dead rows visited per turn", "rows", 0.2, 1.0),
     Rule("buffers_per_turn", "pages of the job table and its indexes per turn", "pages", 0.2, 5.0),
     Rule("p50_ms", "latency, median", "ms", 0.25, 2.0),

@@ -31,12 +31,13 @@ select (select sum(idx_tup_read - idx_tup_fetch) from pg_stat_user_indexes
        extract(epoch from pg_postmaster_start_time())::float8 as server_since
 """
 _STATE = f"""
-select (select count(*) from pg_stat_activity where backend_type = 'client backend' and application_name like 'wqcore%%')
-           as connections,
+select (select count(*) from pg_stat_activity where application_name ~ '^wqcore (keeper|.* shard )') as connections,
+       (select count(*) from pg_stat_activity where application_name = 'wqcore client') as client_connections,
        (select n_dead_tup from pg_stat_user_tables where schemaname = '{SCHEMA}' and relname = 'job') as job_dead_rows,
        (select n_dead_tup from pg_stat_user_tables where schemaname = '{SCHEMA}' and relname = 'claim')
            as claim_dead_rows,
-       (select count(*) from {SCHEMA}.job) as job_rows,
+       -- not count(*): it walks over every dead row, and would be most of what is measured here
+       (select n_live_tup from pg_stat_user_tables where schemaname = '{SCHEMA}' and relname = 'job') as job_rows,
        pg_total_relation_size('{SCHEMA}.job') / {MB}.0::float8 as job_mb,
        pg_total_relation_size('{SCHEMA}.claim') / {MB}.0::float8 as claim_mb,
        (select sum(pg_total_relation_size(relid)) from pg_partition_tree('{SCHEMA}.history')) / {MB}.0::float8
@@ -57,6 +58,7 @@ class Sample(msgspec.Struct, kw_only=True):
     processes: int
     descriptors: int
     connections: int
+    client_connections: int
     job_rows: int
     job_dead_rows: int
     claim_dead_rows: int

@@ -13,12 +13,12 @@ At the end the checker judges the history, and `flatness` the samples. Both are 
 from __future__ import annotations
 
 import argparse
+import bisect
 import datetime as dt
 import heapq
 import itertools
 import logging
 import math
-import platform
 import random
 import signal
 import statistics
@@ -36,7 +36,9 @@ import psycopg
 
 from tests.chaos import kinds, load
 from tests.chaos.flatness import RULES, Judgement, judge
+from tests.chaos.pages import machine, put_between
 from tests.chaos.sampling import Sample, Sampler
+from tests.chaos.soak_figure import draw
 from tests.chaos.world import ROOT, World, world
 from tests.check.finding import Finding
 from tests.check.history import History, read
@@ -222,6 +224,13 @@ class Chaos:
             self._leaving = None
             self._here.start_master(DISTURBED)
 
+    def settle(self, end: float) -> None:
+        """Does what was due before the end, and waits until a master that is leaving has a successor."""
+        self.step(end)
+        while self._leaving is not None:
+            self._fill()
+            time.sleep(0.05)
+
     def restart_server(self) -> None:
         began = time.monotonic_ns()
         self._here.cluster.crash()
@@ -295,6 +304,8 @@ def _loop(
             sampler.sample()
             say(_line(sampler.samples[-1], chaos.done))
         time.sleep(0.05)
+    chaos.settle(end)
+    sampler.sample()
 
 
 def _line(sample: Sample, done: Counter[str]) -> str:
@@ -304,7 +315,8 @@ def _line(sample: Sample, done: Counter[str]) -> str:
     return (
         f"{sample.at_s:6.0f} s  {shown(sample.jobs_per_s)} jobs/s, {sample.job_rows} unfinished, "
         f"{shown(sample.dead_rows_per_turn)} dead rows and {shown(sample.buffers_per_turn)} pages a turn, "
-        f"{sample.connections} connections, worker {sample.worker_uss_mb:.1f} MB, keeper {sample.keeper_uss_mb:.1f} MB, "
+        f"{sample.connections} + {sample.client_connections} connections, "
+        f"worker {sample.worker_uss_mb:.1f} MB, keeper {sample.keeper_uss_mb:.1f} MB, "
         f"{sample.job_dead_rows} dead rows; {sum(done.values())} events"
     )
 
@@ -312,13 +324,13 @@ def _line(sample: Sample, done: Counter[str]) -> str:
 def _report(
     plan: Plan, history: History, found: list[Finding], sampler: Sampler, chaos: Chaos, snapshot: Snapshot
 ) -> Report:
-    _latencies(history, sampler, plan)
+    _latencies(history, sampler)
     samples = sampler.samples
     at = [sample.at_s for sample in samples]
     return Report(
         plan=plan,
         day=dt.datetime.now(dt.UTC).date().isoformat(),
-        machine=_machine(),
+        machine=machine(),
         events=dict(chaos.done),
         restarts_s=chaos.restarts_s,
         jobs=len(history.end.finished),
@@ -331,28 +343,25 @@ def _report(
     )
 
 
-def _latencies(history: History, sampler: Sampler, plan: Plan) -> None:
+def _latencies(history: History, sampler: Sampler) -> None:
     """From the call of a pulse's insert to the start of its first run, by the time of the call."""
     started: dict[int, int] = {}
     for each in history.runs:
         if each.kind == "pulse":
             started.setdefault(each.job, each.start)
     invoked = {said.op: said.at for said in history.said if said.phase == "invoke"}
+    ends = [sample.at_s for sample in sampler.samples]
     windows: dict[int, list[float]] = {}
     for said in history.said:
         if said.phase == "ok" and said.job in started:
-            window = int((invoked[said.op] / 1e9 - sampler.began) // plan.sample_every_s)
+            window = bisect.bisect_left(ends, invoked[said.op] / 1e9 - sampler.began)
             windows.setdefault(window, []).append((started[said.job] - invoked[said.op]) / 1e6)
-    for sample in sampler.samples:
-        times = windows.get(round(sample.at_s / plan.sample_every_s) - 1, [])
+    for number, sample in enumerate(sampler.samples):
+        times = windows.get(number, [])
         sample.pulses = len(times)
         if len(times) >= 2:
             sample.p50_ms = statistics.median(times)
             sample.p99_ms = statistics.quantiles(times, n=100, method="inclusive")[98]
-
-
-def _machine() -> str:
-    return f"{psutil.cpu_count()} CPUs, {psutil.virtual_memory().total / 2**30:.0f} GB, Linux {platform.release()}"
 
 
 def table(report: Report) -> str:
@@ -374,11 +383,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.soak", description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
-    parser.add_argument("--out", type=Path, default=ROOT / "docs/reliability", help="folder of soak.json and soak.svg")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs", help="the folder with reliability.md")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupt)
     report = run(Plan(seconds=given.minutes * 60, seed=given.seed), say=lambda text: print(text, flush=True))
-    given.out.mkdir(parents=True, exist_ok=True)
     write(report, given.out)
     print(table(report))
     for finding in report.findings:
@@ -387,12 +395,29 @@ def main() -> int:
     return 0 if report.clean() else 1
 
 
-def write(report: Report, folder: Path) -> None:
-    """Writes soak.json and draws soak.svg."""
-    from tests.chaos.soak_figure import draw
-
+def write(report: Report, docs: Path) -> None:
+    """Writes soak.json, draws soak.svg, and puts the numbers into the page."""
+    folder = docs / "reliability"
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "soak.json").write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
     draw(report, folder / "soak.svg")
+    put_between(docs / "reliability.md", "soak", text(report))
+
+
+def text(report: Report) -> str:
+    """What the page says of a run."""
+    events = ", ".join(f"{count} {what}" for what, count in sorted(report.events.items()))
+    return "\n".join(
+        [
+            f"{report.day}, {report.plan.seconds / 60:.0f} minutes, seed {report.plan.seed}; {report.machine}: "
+            f"{report.jobs:,} jobs ({report.jobs_per_s:.0f} a second), one snapshot held for "
+            f"{report.snapshot_held_s / 60:.0f} minutes; {events}.",
+            "",
+            table(report),
+            "",
+            f"Verdict: {report.verdict}.",
+        ]
+    )
 
 
 def _interrupt(number: int, frame: Any) -> None:

@@ -37,7 +37,7 @@ PANELS = [
     Panel("USS of an old worker, keeper, master, MB",
           [("worker_uss_mb", "worker"), ("keeper_uss_mb", "keeper"), ("master_uss_mb", "master")]),
     Panel("PSS of both trees, MB", [("trees_pss_mb", "")]),
-    Panel("connections; open files of the old tree", [("connections", "connections"), ("descriptors", "files")]),
+    Panel("connections", [("connections", "masters"), ("client_connections", "clients")]),
     Panel("WAL a job, bytes", [("wal_bytes_per_job", "")]),
     Panel("unfinished jobs", [("job_rows", "")]),
     Panel("age of the snapshot, min", [("snapshot_s", "")]),

@@ -95,8 +95,9 @@ def _run_not_counted(history: History) -> Iterator[Finding]:
     """A run that failed, ended well, or died is counted: the next run of the job has a higher attempt.
 
     Not so when the job was given a death alone (its host died, and the last heartbeat did not show the run), when
-    PostgreSQL crashed and lost the claim and the worker died before it wrote it anew, or when a drained worker left
-    the run behind in a thread.
+    PostgreSQL crashed and lost the claim and the worker died before it wrote it anew, when a drained worker left the run
+    behind in a thread, or when the lease was gone before the run began: a worker that was suspended starts what it has
+    claimed before it hears so.
     """
     deaths_alone = {
         (line.job, shard)
@@ -110,6 +111,8 @@ def _run_not_counted(history: History) -> Iterator[Finding]:
             if after.revision != run.revision or after.attempt > run.attempt or run.how in UNCOUNTED:
                 continue
             until = history.lost_at.get(run.shard, after.start)
+            if history.lease_lost(run.shard, run.start):
+                continue
             crashed = any(run.start - CRASH_MARGIN_NS <= at <= until for at in crashes)
             left = run.how is None and any(
                 fault.what == "drain master" and run.pid in fault.pids for fault in history.faults

@@ -12,6 +12,7 @@ Times are nanoseconds of CLOCK_MONOTONIC, which all processes of a machine share
 
 from __future__ import annotations
 
+import bisect
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cached_property
@@ -266,8 +267,9 @@ def read(folder: Path) -> History:
     """The history in a folder."""
     end = msgspec.json.decode((folder / END).read_bytes(), type=End)
     wrote = list(lines(folder / AUDIT, Wrote))
+    clocks = sorted(end.clocks, key=lambda reading: reading[1])
     for line in wrote:
-        line.at = monotonic(end.clocks, line.at)
+        line.at = monotonic(clocks, line.at)
     return History(
         said=list(lines(folder / CLIENTS, Said)),
         ran=list(lines(folder / HANDLERS, Ran)),
@@ -278,6 +280,9 @@ def read(folder: Path) -> History:
 
 
 def monotonic(clocks: list[tuple[int, int]], time_of_day: int) -> int:
-    """A time of day on the monotonic clock, by the reading that was taken closest to it."""
-    at, day = min(clocks, key=lambda reading: abs(reading[1] - time_of_day))
+    """A time of day on the monotonic clock, by the reading that was taken closest to it; `clocks` go up by the time of day.
+
+    They are searched by halves: a soak of half an hour has 1,800 readings and 1.6 million lines."""
+    after = bisect.bisect_left(clocks, time_of_day, key=lambda reading: reading[1])
+    at, day = min(clocks[max(0, after - 1) : after + 1], key=lambda reading: abs(reading[1] - time_of_day))
     return time_of_day - day + at

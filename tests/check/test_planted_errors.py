@@ -499,3 +499,19 @@ def test_a_history_is_read_back_as_it_was_written(story: Story, tmp_path: Any) -
     assert findings(found) == []
     assert found.runs == story.history.runs
     assert found.wrote == story.history.wrote
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_run_that_began_without_its_lease_costs_no_attempt_and_one_with_it_does(story: Story, late: bool) -> None:
+    """A suspended worker had claimed the job; when it goes on, it starts it before it hears that it was rescued."""
+    story.insert(60)
+    story.write("shard", "insert", shard=33)
+    story.faults.append(Fault(at=0, until=1 << 60, what="suspend worker", pids=[1000 + 33]))
+    if late:
+        story.rescue(33)
+    story.finish(story.start(60, shard=33))
+    if not late:
+        story.rescue(33)
+    story.finish(story.start(60))
+    story.over(60)
+    assert {finding.rule for finding in findings(story.history)} == (set() if late else {"miscounted"})

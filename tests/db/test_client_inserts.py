@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 
 import msgspec
 import psycopg
@@ -11,9 +13,10 @@ import pytest
 import pytest_asyncio
 
 from tests.fix_pg import Fresh
+from wqcore import clock
 from wqcore.backoff import river
 from wqcore.catalog import Catalog, Kind
-from wqcore.client import PROGRESS_ROWS, Client, SyncClient
+from wqcore.client import PROGRESS_ROWS, Client, SyncClient, front
 from wqcore.db import wake
 from wqcore.errors import (
     ArgsTooLarge,
@@ -179,3 +182,20 @@ async def test_an_unreachable_database_is_named_without_its_password() -> None:
         await Client(dsn="postgresql://u:s3cret@127.0.0.1:1/d").initialize()
     assert "127.0.0.1" in str(caught.value)
     assert "s3cret" not in str(caught.value)
+
+
+def test_a_pool_that_grew_while_connections_broke_shrinks_again(database: Fresh, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that a single thread used had eight connections after some minutes of bad network, and kept them."""
+    monkeypatch.setattr(front, "POOL_IDLE_S", 0.2)
+    with SyncClient(database.settings, catalog=CATALOG) as client:
+        pool = client._pool
+        assert pool is not None
+        with ExitStack() as many:
+            for _ in range(4):
+                many.enter_context(pool.connection())
+        assert pool.get_stats()["pool_size"] >= 4
+        end = clock.monotonic() + 20
+        while pool.get_stats()["pool_size"] > 1:
+            assert clock.monotonic() < end, "the pool has not shrunk"
+            time.sleep(0.05)
+        client.insert(Note(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -221,6 +222,28 @@ async def test_a_rescue_discards_poison_and_what_has_no_attempt_left(
         ("discarded", 1, 1, "worker died (signal 9)"),
     ]
     assert database.one("select count(*) from {s}.job") == 0
+
+
+async def test_what_a_thawed_worker_starts_while_its_rescue_waits_is_charged(
+    database: Fresh, new_shard: NewShard, aconn: AsyncConnection
+) -> None:
+    """What had started was read before the fence: jobs that ran in between ran again as the same attempt."""
+    id_ = add(database)
+    protocol, lanes = await new_shard(1), lanes_of()
+    await turn(protocol, lanes)
+    board: list[tuple[int, int]] = []
+    with psycopg.connect(database.dsn) as turning:
+        turning.execute(
+            sql.SQL("select from {}.shard where id = 1 for no key update").format(sql.Identifier(database.schema))
+        )
+        saving = asyncio.create_task(
+            rescue(aconn, database.statements, shard=1, started=lambda: board, reason="silent", deaths_max=3, suspect_rest=False)
+        )
+        while not database.one("select count(*) from pg_locks where not granted"):
+            await asyncio.sleep(0.01)
+        board.append((id_, 0))
+    assert await saving == Rescued("default", 1, 0, 1)
+    assert database.sql("select attempt, deaths from {s}.job") == [(1, 1)]
 
 
 async def test_a_rescue_after_a_dead_host_suspects_what_it_could_not_see(

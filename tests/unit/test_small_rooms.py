@@ -50,21 +50,21 @@ def test_an_impossible_delay_is_refused_where_it_is_written(delay: float) -> Non
 pairs = st.sets(st.tuples(st.integers(0, 255), st.integers(-1000, 1000)), max_size=600)
 
 
-@given(pairs, st.booleans())
-def test_a_wake_up_says_what_it_was_given_or_means_everything(ready: set[tuple[int, int]], due: bool) -> None:
-    text = wake.payload(ready, due=due)
+@given(pairs, st.booleans(), st.booleans())
+def test_a_wake_up_says_what_it_was_given_or_means_everything(ready: set[tuple[int, int]], due: bool, past: bool) -> None:
+    text = wake.payload(ready, due=due, past=past)
     assert len(text) < 8000
     heard = wake.parse(text)
-    if len(ready) + due > 500:
+    if len(ready) + due + past > 500:
         assert heard is None
     else:
-        assert heard == (sorted(ready), due, False, False, [], [])
+        assert heard == (sorted(ready), due, past, False, False, [], [])
 
 
 def test_slots_and_nonsense_are_understood() -> None:
-    assert wake.parse("slots due") == ([], True, True, False, [], [])
-    assert wake.parse("queue gone:7,8 3:1") == ([(3, 1)], False, False, True, [7, 8], [])
-    assert wake.parse("due back:7") == ([], True, False, False, [], [7])
+    assert wake.parse("slots due past") == ([], True, True, True, False, [], [])
+    assert wake.parse("queue gone:7,8 3:1") == ([(3, 1)], False, False, False, True, [7, 8], [])
+    assert wake.parse("due back:7") == ([], True, False, False, False, [], [7])
     assert wake.parse("gone:7,x") is None
     assert wake.parse("all") is None
     assert wake.parse("1:x") is None

@@ -10,7 +10,7 @@ import msgspec
 from wqcore import backoff
 from wqcore.catalog import Catalog, Kind
 from wqcore.job import Job
-from wqcore.line.execute import Executor
+from wqcore.line.execute import SUSPECT_HEAD_START_S, Executor, head_start_s
 from wqcore.settings import Logging
 
 
@@ -148,3 +148,9 @@ async def test_suspects_that_are_given_back_are_held_no_more() -> None:
     assert bench.executor.held() == [1]
     assert bench.executor.waiting == 0
     await bench.finish(1)
+
+
+def test_head_starts_get_shorter_when_many_wait_so_that_a_worker_of_any_size_is_made_up_for_within_seconds() -> None:
+    assert head_start_s(0) == head_start_s(9) == SUSPECT_HEAD_START_S
+    assert sum(head_start_s(others) for others in range(20)) < 1.0
+    assert sum(head_start_s(others) for others in range(200)) < 2.1

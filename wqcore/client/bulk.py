@@ -39,6 +39,7 @@ class Bulk:
         self._lines: list[str] = []
         self._wakes: dict[str, set[tuple[int, int]]] = {}
         self._due: set[str] = set()
+        self._past: set[str] = set()
         self._span = None if tracing is None else tracing.sending_many()
 
     def __enter__(self) -> Self:
@@ -98,7 +99,7 @@ class Bulk:
     def wakes(self, schema: str) -> Request[None]:
         """Sends the notifications."""
         for queue in self._wakes.keys() | self._due:
-            text = wake.payload(self._wakes.get(queue, set()), due=queue in self._due)
+            text = wake.payload(self._wakes.get(queue, set()), due=queue in self._due, past=queue in self._past)
             yield Query("notify", {"channel": wake.channel(schema, queue), "payload": text})
 
     def _owe(self, row: NewJob) -> None:
@@ -109,3 +110,5 @@ class Bulk:
             pairs.add((row.slot, row.priority))
         else:
             self._due.add(row.queue)
+            if wake.is_past(row.run_at):
+                self._past.add(row.queue)

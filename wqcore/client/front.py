@@ -33,6 +33,9 @@ from wqcore.line.traces import tracing
 from wqcore.settings import HOME, Database, Insert, Settings
 
 POOL_CONNECTIONS_MAX = 8
+POOL_IDLE_S = 30.0
+"""Each time that so long passes with a connection too many, one is closed. Whenever connections break, callers that find none
+open more, up to the maximum: with psycopg's ten minutes a pool that one thread uses had eight after an hour of bad network."""
 IDLE_CHECK_S = 1.0
 """A pooled connection that was idle for longer is tried before use: its server may have restarted."""
 ANSWER_S = 2.0
@@ -174,7 +177,8 @@ class Front:
         if isinstance(row, KeyedJob):
             [(_, job_id, what)] = yield Query("insert_keyed", columns_of([row], [channel]))
             return Inserted(job_id, what, link.name)
-        payload = "due" if row.run_at is not None else f"{row.slot}:{row.priority}"
+        pairs = {(row.slot, row.priority)} if row.run_at is None else set()
+        payload = wake.payload(pairs, due=row.run_at is not None, past=wake.is_past(row.run_at))
         rows = yield Query("insert_one", row._asdict() | {"channel": channel, "payload": payload})
         return Inserted(rows[0][0], "inserted", link.name)
 
@@ -227,6 +231,7 @@ def pool_arguments(link: Link) -> dict[str, Any]:
         "min_size": 1,
         "max_size": POOL_CONNECTIONS_MAX,
         "timeout": timeout_s,
+        "max_idle": POOL_IDLE_S,
         # after so long it stops trying by itself, and each call tries at once; else the pauses double up to two minutes,
         # in which the server may have been back for long
         "reconnect_timeout": timeout_s,

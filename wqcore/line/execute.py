@@ -43,9 +43,11 @@ log = logging.getLogger("wqcore.task")
 SWEEP_S = 0.1
 BURST_S = 0.002
 """How long seats run jobs that never wait before the loop gets a turn: a fetch in flight is answered within it."""
-SUSPECT_HEAD_START_S = 0.05
-"""A job whose process died once starts with nothing beside it for this long: 20 of them are all running after 1 s, and
-one that kills at once takes no other with it. After a second death it runs alone until it ends."""
+SUSPECT_HEAD_START_S, SUSPECTS_HEAD_START_S = 0.05, 0.5
+"""A job whose process died once starts with nothing beside it for this long, so that one which kills at once takes no other with
+it; after a second death it runs alone until it ends. The second number is shared by all that wait: with the first for each, the
+jobs of a worker that ran 200 when it was killed needed ten seconds to start again, and so they need two. One that kills its
+process a little later takes others along then, which run quite alone the next time: none is discarded for it."""
 
 _ID, _KIND, _REVISION, _ATTEMPT, _MAX_ATTEMPTS, _DEATHS, _SERIAL_KEY, _ARGS = (
     Row.ID, Row.KIND, Row.REVISION, Row.ATTEMPT, Row.MAX_ATTEMPTS, Row.DEATHS, Row.SERIAL_KEY, Row.ARGS,
@@ -77,6 +79,11 @@ class Runnable:
         self.timeout_s = timeout_s
         self.stats = stats
         self.voice = voice
+
+
+def head_start_s(others: int) -> float:
+    """How long a job that one process has died with starts alone, when so many such jobs wait behind it."""
+    return min(SUSPECT_HEAD_START_S, SUSPECTS_HEAD_START_S / (others + 1))
 
 
 class Executor(Waiting):
@@ -352,7 +359,7 @@ class Executor(Waiting):
         """Nothing else starts beside a job that a process has died with: for a while, or until it ends."""
         self._alone = seat
         if row[_DEATHS] == 1:
-            asyncio.get_running_loop().call_later(SUSPECT_HEAD_START_S, self._head_start_over, seat, row)
+            asyncio.get_running_loop().call_later(head_start_s(len(self._suspects)), self._head_start_over, seat, row)
 
     async def _sweep(self) -> None:
         """Cancels handlers that are over their time, and counts those that do not end even so; sleeps while none runs."""

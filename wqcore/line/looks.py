@@ -12,7 +12,7 @@ from wqcore import clock
 
 LOOK_SHARE = 0.05
 """A look may take this share of the time; beside an old snapshot a long one is spaced out accordingly."""
-WHOLE_EVERY_S = 10.0
+WHOLE_EVERY_S = 30.0
 WHOLE_BYTES_MAX = 128 * 1024
 """While the index of rows with a time is at most this large, every look reads all of it: it has no more than some thousand
 entries. Beside an old snapshot it grows with every retry and delayed job, and a look would walk over all of them."""
@@ -43,6 +43,10 @@ class Looks:
     def whole(self, now: float) -> bool:
         """Whether a look that begins now reads all rows with a time."""
         return self._due_bytes <= WHOLE_BYTES_MAX or now >= self._whole_at
+
+    def whole_next(self) -> None:
+        """A job has got a time that is long past."""
+        self._whole_at = 0.0
 
     def saw(self, due_bytes: int, now: float, *, whole: bool) -> None:
         """Takes in how large the index of rows with a time is."""

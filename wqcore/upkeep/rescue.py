@@ -7,7 +7,7 @@ rolls both back, and the rescue is repeated.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from wqcore.db import wake
@@ -42,7 +42,7 @@ async def rescue(
     statements: Statements,
     *,
     shard: int,
-    started: Sequence[tuple[int, int]],
+    started: Sequence[tuple[int, int]] | Callable[[], Sequence[tuple[int, int]]],
     reason: str,
     deaths_max: int,
     suspect_rest: bool,
@@ -50,7 +50,8 @@ async def rescue(
     """Rescues one shard; None when it is gone already.
 
     Args:
-        started: (job id, attempt) of the jobs that had started.
+        started: (job id, attempt) of the jobs that had started; where somebody can tell, he is asked behind the fence: a worker
+            that was only suspended can start more while the fence is waited for, and what it starts later is nobody's.
         reason: becomes the error of their attempt.
         deaths_max: a job whose deaths reach this is discarded as poison.
         suspect_rest: nobody could see what had started last, so the rest of the claim gets a death (no attempt).
@@ -60,13 +61,14 @@ async def rescue(
         if found is None:
             return None
         queue: str = found[0]
+        begun = started() if callable(started) else started
         row = await (
             await conn.execute(
                 statements["rescue"],
                 {
                     "shard": shard,
-                    "started_ids": [job_id for job_id, _ in started],
-                    "started_attempts": [attempt for _, attempt in started],
+                    "started_ids": [job_id for job_id, _ in begun],
+                    "started_attempts": [attempt for _, attempt in begun],
                     "reason": reason,
                     "deaths_max": deaths_max,
                     "suspect_rest": suspect_rest,

@@ -12,9 +12,13 @@ held as materialized (
      cross join lateral (select ids from {schema}.claim c where c.shard = s.id order by c.turn desc limit 1) newest
      where exists (select from asked)
 ),
+chosen as materialized (
+    select job, reason from asked where job not in (select id from held)
+),
 left_over as materialized (
-    select a.job, a.reason from asked a join {schema}.job j on j.id = any(array[a.job])
-     where a.job not in (select id from held)
+    -- one array and no join (connect.py says why)
+    select j.id as job from {schema}.job j where j.id = any(array(select job from chosen))
      order by j.id limit 500 for update of j skip locked
 )
-select count(*) from (select {schema}.cancel(job, reason) as what from left_over) done where what = 'cancelled'
+select count(*) from (select {schema}.cancel(l.job, c.reason) as what from left_over l join chosen c on c.job = l.job) done
+ where what = 'cancelled'

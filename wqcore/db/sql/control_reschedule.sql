@@ -21,10 +21,11 @@ changed as (
     update {schema}.job j
        set run_at = coalesce(%(run_at)s::timestamptz, now() + %(after_s)s::float8 * interval '1 second'),
            revision = j.revision + 1
-      from waiting w where j.id = w.id returning j.queue
+      from waiting w where j.id = w.id returning j.queue, j.run_at
 ),
 told as materialized (
-    select pg_notify(channel, 'due') from {schema}.queue where name in (select queue from changed)
+    select pg_notify(q.channel, case when c.oldest < now() - interval '5 seconds' then 'due past' else 'due' end)
+      from {schema}.queue q join (select queue, min(run_at) as oldest from changed group by queue) c on c.queue = q.name
 )
 select (select count(*) from changed) as changed, 0 as cancelling,
        (select count(*) from seen) - (select count(*) from waiting) as running,
