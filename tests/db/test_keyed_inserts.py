@@ -61,10 +61,21 @@ async def test_a_waiting_job_of_the_key_is_replaced_and_its_attempts_start_anew(
 ) -> None:
     first = await client.insert(Note(1), job_key="k", run_at=FUTURE)
     database.sql("update {s}.job set attempt = 2, errors = '[1]', deaths = 1")
-    second = await client.insert(Note(2, "new"), job_key="k", run_at=LATER, priority=9, queue="mail")
+    second = await client.insert(Note(2, "new"), job_key="k", run_at=LATER, priority=9)
     assert (first.replaced, second.replaced, second.skipped, second == first) == (False, True, False, True)
     columns = "args->>'text', run_at, priority, queue, attempt, errors, deaths, revision, job_key"
-    assert jobs(database, columns) == [("new", LATER, 9, "mail", 0, None, 0, 1, "k")]
+    assert jobs(database, columns) == [("new", LATER, 9, "default", 0, None, 0, 1, "k")]
+
+
+@pytest.mark.parametrize("other", [{"queue": "mail"}, {"serial_key": "s"}])
+async def test_a_waiting_job_of_the_key_ends_when_its_successor_has_another_queue_or_serial_key(
+    database: Fresh, client: Client, other: dict[str, str]
+) -> None:
+    first = await client.insert(Note(1), job_key="k", run_at=FUTURE)
+    second = await client.insert(Note(2, "new"), job_key="k", job_key_mode="preserve_run_at", run_at=LATER, **other)
+    assert (second.replaced, second.skipped, second == first) == (False, False, False)
+    assert jobs(database, "id, args->>'text', run_at, job_key") == [(int(second), "new", FUTURE, "k")]
+    assert database.sql("select id, outcome, attempt from {s}.history") == [(int(first), "cancelled", 0)]
 
 
 async def test_preserve_run_at_keeps_the_time_unless_a_retry_has_set_it(database: Fresh, client: Client) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import psycopg
 import pytest
 
-from tests.db.test_protocol_turns import NewShard, add, lanes_of, save, turn
+from tests.db.test_protocol_turns import NewShard, add, done, lanes_of, save, turn
 from tests.fix_pg import Fresh
 from wqcore.db.connect import AsyncConnection
 from wqcore.job import Row
@@ -119,27 +119,41 @@ async def test_a_late_release_that_waits_for_the_new_connection_releases_nothing
     assert await older.owned_slots() == [0, 1]
 
 
-async def replace_while_it_is_claimed(database: Fresh, new_shard: NewShard, serial_key: str | None) -> list[int]:
-    """A job of slot 0 is replaced in a transaction that stays open while its owner claims it: what another shard claims."""
+async def replace_while_it_is_claimed(
+    database: Fresh, new_shard: NewShard, serial_key: str | None, queue: str = "default", what: str = "replaced"
+) -> tuple[int, list[int]]:
+    """A job of slot 0 is replaced in a transaction that stays open while its owner claims it.
+
+    Its id, and what the shard claims to which the slot of its successor belongs.
+    """
     id_ = add(database, slot=0, job_key="k")
-    one, two = await new_shard(1), await new_shard(2)
-    text = "select what from wqcore.insert_keyed('default', 2, 1, null, 'k', 3, %s, null, '{}', 'k', 'replace', null, null)"
+    one, two = await new_shard(1), await new_shard(2, queue=queue)
+    slot = 2 if queue == "default" else 1
+    text = "select what from wqcore.insert_keyed(%s, %s, 1, null, 'k', 3, %s, null, '{}', 'k', 'replace', null, null)"
     with psycopg.connect(database.dsn) as slow:
-        assert slow.execute(text, (serial_key,)).fetchone() == ("replaced",)
+        assert slow.execute(text, (queue, slot, serial_key)).fetchone() == (what,)
         assert await turn(one, lanes_of(0, 1)) == [id_]
         slow.commit()
-    return await turn(two, lanes_of(2, 3))
+    found = await turn(two, lanes_of(slot))
+    await turn(one, lanes_of(0, 1), done((id_, 0)))
+    return id_, found
 
 
 async def test_a_job_that_is_replaced_stays_in_its_slot_whose_owner_may_run_it(
     database: Fresh, new_shard: NewShard
 ) -> None:
-    assert await replace_while_it_is_claimed(database, new_shard, None) == []
-    assert database.sql("select slot, revision from {s}.job") == [(0, 1)]
+    id_, found = await replace_while_it_is_claimed(database, new_shard, None)
+    assert found == []
+    assert database.sql("select id, slot, revision from {s}.job") == [(id_, 0, 1)]
 
 
-@pytest.mark.xfail(strict=True, reason="the slot follows from the key, so the new run may start beside the claimed one")
-async def test_a_job_that_is_replaced_with_another_serial_key_runs_once_at_a_time(
-    database: Fresh, new_shard: NewShard
+@pytest.mark.parametrize(("serial_key", "queue"), [("another", "default"), (None, "mail"), ("another", "mail")])
+async def test_a_job_that_is_replaced_with_another_serial_key_or_queue_ends_and_its_successor_is_another_job(
+    database: Fresh, new_shard: NewShard, serial_key: str | None, queue: str
 ) -> None:
-    assert await replace_while_it_is_claimed(database, new_shard, "another") == []
+    id_, found = await replace_while_it_is_claimed(database, new_shard, serial_key, queue, "inserted")
+    assert database.sql("select id, queue, serial_key, job_key from {s}.job") == [(*found, queue, serial_key, "k")]
+    assert found != [id_]
+    assert database.sql("select id, outcome, errors->0->>'error' from {s}.history") == [
+        (id_, "cancelled", "replaced by a newer job of its job key")
+    ]
