@@ -205,13 +205,16 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._speaking.set)
 
     def strand(self) -> None:
-        """The connections that there are become half-open for good: both ends may send, and neither is heard."""
+        """The connections that there are become half-open for good: both ends may send, and neither is heard.
 
-        def strand() -> None:
+        Not for `watch`: it returns when that is so.
+        """
+
+        async def strand() -> None:
             for link in self._links:
                 link.stranded = True
 
-        self._loop.call_soon_threadsafe(strand)
+        asyncio.run_coroutine_threadsafe(strand(), self._loop).result(10)
 
     def deaf(self) -> None:
         """Notifications do not pass from now on."""

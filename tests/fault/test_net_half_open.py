@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -82,8 +83,11 @@ def test_a_worker_and_a_keeper_replace_connections_that_a_proxy_has_lost(world: 
 
 
 @pytest.mark.timeout(60)
-def test_no_call_of_a_client_for_asyncio_waits_for_a_lost_connection(world: World, new_proxy: NewProxy) -> None:
+def test_no_call_of_a_client_for_asyncio_waits_for_a_lost_connection(
+    world: World, new_proxy: NewProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It waited for ever: a statement's only limit was the server's."""
+    monkeypatch.setattr("wqcore.client.asyncio_client.IDLE_CHECK_S", math.inf)  # the calls themselves are to meet it
     settings, proxy = prepared(world, statement_timeout_s=0.5), new_proxy(world.dsn)
 
     async def scenario() -> None:
@@ -103,7 +107,10 @@ def test_no_call_of_a_client_for_asyncio_waits_for_a_lost_connection(world: Worl
 
 
 @pytest.mark.timeout(60)
-def test_no_call_of_a_blocking_client_waits_for_a_lost_connection(world: World, new_proxy: NewProxy) -> None:
+def test_no_call_of_a_blocking_client_waits_for_a_lost_connection(
+    world: World, new_proxy: NewProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wqcore.client.sync_client.IDLE_CHECK_S", math.inf)
     settings, proxy = prepared(world, statement_timeout_s=0.5), new_proxy(world.dsn)
     with wqcore.SyncClient(settings, dsn=proxy.dsn, catalog=CATALOG) as client, ThreadPoolExecutor(TEN) as threads:
         first = client.insert(Mail(1))

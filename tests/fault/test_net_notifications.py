@@ -60,7 +60,7 @@ def rate(world: World, count: int) -> float:
 
 def test_lost_notifications_cost_a_poll_interval_until_they_are_heard_again(world: World, new_proxy: NewProxy) -> None:
     """The median of a few: a job may be inserted just before a look."""
-    poll_s = 2.0
+    poll_s = 1.2
     proxy = new_proxy(world.dsn)
     config = world.configure(database={"dsn": proxy.dsn}, queues__default={"poll_interval_s": poll_s})
     world.start(config)
@@ -76,10 +76,10 @@ def test_lost_notifications_cost_a_poll_interval_until_they_are_heard_again(worl
         proxy.hear()
         again = [latency(world) for _ in range(5)]
     assert unheard >= len(deaf)
-    assert statistics.median(hearing) < poll_s / 4
-    assert statistics.median(deaf) > poll_s / 4
+    assert statistics.median(hearing) < poll_s / 3
+    assert statistics.median(deaf) > poll_s / 3
     assert max(deaf) < poll_s * 1.1 + 2.0  # two seconds for a slow machine
-    assert statistics.median(again) < poll_s / 4
+    assert statistics.median(again) < poll_s / 3
     assert proxy.unheard == unheard
 
 
