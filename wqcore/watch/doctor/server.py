@@ -153,7 +153,7 @@ def _rights(facts: Facts) -> Iterator[tuple[Level, str, str | None]]:
 @check("pooler", "server")
 def _pooler(facts: Facts) -> Iterator[tuple[Level, str, str | None]]:
     pooled = facts.one("server")["backend_pid"] != facts.pid_of_protocol
-    option = getattr(facts.settings.database, "pooler", "none")
+    option = facts.settings.database.pooler
     if pooled and option == "none":
         text = "a pooler stands between: it told another process id than the server's own"
         fix = 'set database.pooler = "transaction", or let database.dsn name the server itself, which is faster'
