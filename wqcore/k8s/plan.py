@@ -202,9 +202,7 @@ def _has_database(path: Path) -> bool:
 def _watch(settings: Settings) -> tuple[int, dict[str, str]]:
     """The port of probes and metrics, and what masters must be told for it: a port where the file sets none, and an address
     that the probes reach where it is loopback."""
-    watch = getattr(settings, "watch", None)
-    if watch is None:
-        return WATCH_PORT, {}
+    watch = settings.watch
     port, told = watch.port, {}
     if not isinstance(port, int):
         port = WATCH_PORT
