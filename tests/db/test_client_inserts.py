@@ -188,7 +188,7 @@ def test_a_pool_that_grew_while_connections_broke_shrinks_again(database: Fresh,
     """One that a single thread used had eight connections after some minutes of bad network, and kept them."""
     monkeypatch.setattr(front, "POOL_IDLE_S", 0.2)
     with SyncClient(database.settings, catalog=CATALOG) as client:
-        pool = client._pool
+        pool = client._routes.home.pool
         assert pool is not None
         with ExitStack() as many:
             for _ in range(4):

@@ -59,10 +59,10 @@ async def test_many_waiters_get_the_end_of_their_jobs_and_share_their_looks(
     looks: list[int] = []
     fetch = client._fetch
 
-    async def counted(query: Any, conn: Any) -> Any:
+    async def counted(query: Any, *where: Any) -> Any:
         if query.name == "jobs_ended":
             looks.append(len(query.params["ids"].items))
-        return await fetch(query, conn)
+        return await fetch(query, *where)
 
     monkeypatch.setattr(client, "_fetch", counted)
     waits = [asyncio.create_task(client.wait(job, timeout_s=60)) for job in jobs * 3]
@@ -75,8 +75,8 @@ async def test_many_waiters_get_the_end_of_their_jobs_and_share_their_looks(
     assert [info.id for info in found] == jobs * 3
     assert {info.state for info in found} == {"completed"}
     assert max(looks) == 40
-    assert client._waiters is not None
-    assert client._waiters._waiting == {}
+    assert client._routes.home.waiters is not None
+    assert client._routes.home.waiters._waiting == {}
 
 
 async def test_a_result_is_the_output_or_says_why_there_is_none(database: Fresh, client: Client) -> None:
@@ -103,8 +103,8 @@ async def test_a_wait_that_is_over_first_says_so_and_leaves_nothing_behind(datab
         await client.wait(job, timeout_s=0.05)
     with pytest.raises(TimeoutError), SyncClient(database.settings) as sync:
         sync.wait(job, timeout_s=0.05)
-    assert client._waiters is not None
-    assert client._waiters._waiting == {}
+    assert client._routes.home.waiters is not None
+    assert client._routes.home.waiters._waiting == {}
     waiting = asyncio.create_task(client.wait(job))
     await asyncio.sleep(0.05)
     await client.stop()

@@ -114,7 +114,7 @@ async def many_by_the_sync_client(client: Client, conn: Any) -> None:
 
 
 def client_settings(client: Client) -> Settings:
-    return Settings(database=client._database, traces=Traces(enabled=True))
+    return Settings(database=client._routes.home.database, traces=Traces(enabled=True))
 
 
 WAYS = [

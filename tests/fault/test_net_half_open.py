@@ -129,7 +129,7 @@ def test_no_call_of_a_blocking_client_waits_for_a_lost_connection(
 
 def three_are_idle(client: Any) -> bool:
     """Whether the client's pool has connections for three calls at a time, and makes none at this moment."""
-    stats = client._pool.get_stats()
+    stats = client._routes.home.pool.get_stats()
     return stats["pool_size"] == stats["pool_available"] >= 3
 
 

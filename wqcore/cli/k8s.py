@@ -18,6 +18,7 @@ def render(
     out: Annotated[Path, typer.Option(help="The folder that is brought up to date.")] = Path("deploy"),
     image: Annotated[str | None, typer.Option(help="Instead of kubernetes.image.")] = None,
     namespace: Annotated[str | None, typer.Option(help="Instead of kubernetes.namespace.")] = None,
+    as_json: front.JsonOption = False,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit with 1 if a file would change.")] = False,
 ) -> None:
     """Render Kubernetes objects for the configuration; reads no secret and touches no database."""
@@ -30,9 +31,12 @@ def render(
     source = Path(os.path.relpath(path.resolve(), out.resolve().parent)).as_posix()
     wanted = tree.files(plan.read(path, source, image=image, namespace=namespace))
     changed = tree.differing(wanted, out) if check else tree.write(wanted, out)
-    for name in changed:
-        removed = not check and not (out / name).exists()
-        front.out.print(f"{out / name}{': removed' if removed else ''}")
+    gone = [name for name in changed if not check and not (out / name).exists()]
+    if as_json:
+        front.print_json({"folder": str(out), "differ" if check else "changed": changed, "removed": gone})
+    else:
+        for name in changed:
+            front.out.print(f"{out / name}{': removed' if name in gone else ''}")
     if not check:
         front.say(f"{len(changed)} files changed" if changed else f"{out} was up to date")
     elif changed:

@@ -108,8 +108,8 @@ class _AtOnce:
     def __init__(self, conn: psycopg.Connection[Any]) -> None:
         self._conn = conn
 
-    async def execute(self, query: Any, params: Any) -> _AtOnceCursor:
-        return _AtOnceCursor(self._conn.execute(query, params))
+    async def execute(self, query: Any, params: Any, *, prepare: bool | None = None) -> _AtOnceCursor:
+        return _AtOnceCursor(self._conn.execute(query, params, prepare=prepare))
 
 
 class _AtOnceCursor:

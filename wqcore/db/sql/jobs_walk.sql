@@ -9,13 +9,13 @@ with held as materialized (
      cross join lateral (select ids from {schema}.claim c where c.shard = s.id order by c.turn desc limit 1) newest
 ),
 unfinished as materialized (
-    (select * from {schema}.job where %(ids)s::bigint[] is not null and id = any(%(ids)s::bigint[]))
+    (select * from {schema}.job where id = any(%(ids)s::bigint[]))
     union all
     (select * from {schema}.job where %(ids)s::bigint[] is null and %(unfinished)s::boolean and id > %(after)s
       order by id limit %(scan)s)
 ),
 ended as materialized (
-    (select * from {schema}.history where %(ids)s::bigint[] is not null and id = any(%(ids)s::bigint[]))
+    (select * from {schema}.history where id = any(%(ids)s::bigint[]))
     union all
     (select * from {schema}.history
       where %(ids)s::bigint[] is null and %(history)s::text = 'all' and id > %(after)s order by id limit %(scan)s)

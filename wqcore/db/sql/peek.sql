@@ -10,7 +10,7 @@
 -- `gap_priority` finds a priority that has work but no lane yet.
 with lane as materialized (
     select slot::smallint, priority::smallint, after,
-           timestamptz '2000-01-01 00:00:00+00' + due_us * interval '1 microsecond' as due_after, due_id
+           timestamptz '2000-01-01 +00' + due_us * interval '1 microsecond' as due_after, due_id
       from unnest(%(lane_slots)s::bigint[], %(lane_priorities)s::bigint[], %(lane_after)s::bigint[],
                   %(due_after_us)s::bigint[], %(due_after_id)s::bigint[]) as l (slot, priority, after, due_us, due_id)
 ),
@@ -33,49 +33,46 @@ select exists (select from {schema}.shard where id = %(shard)s) as alive,
        exists (select from {schema}.cancel_request where queue = %(queue)s) as cancels,
        -- the newest id that was drawn; a sequence that nobody has drawn from shows the first one as its last value
        (select last_value - (not is_called)::integer from {schema}.job_id_seq) as sequence,
-       (extract(epoch from now() - timestamptz '2000-01-01 00:00:00+00') * 1000000)::bigint as now_us,
+       (extract(epoch from now() - timestamptz '2000-01-01 +00') * 1000000)::bigint as now_us,
        pg_snapshot_xmin(pg_current_snapshot())::text::bigint as oldest_xid,
        pg_snapshot_xmax(pg_current_snapshot())::text::bigint as next_xid,
-       exists (select from lane l cross join lateral (
+       exists (select from lane l, lateral (
                     select from {schema}.job
                      where queue = %(queue)s and slot = l.slot and priority = l.priority and run_at is null
-                       and (id + 0) > l.after and id not in (select id from left_out)
-                       and (serial_key is null or serial_key not in (select key from busy))
+                       and (id + 0) > l.after and id not in (table left_out)
+                       and (serial_key is null or serial_key not in (table busy))
                      order by (id + 0) limit 1) j) as ready,
-       exists (select from lane l cross join lateral (
+       exists (select from lane l, lateral (
                     select from {schema}.job
                      where queue = %(queue)s and slot = l.slot and priority = l.priority and run_at is null
-                       and (id + 0) > %(floor)s and (id + 0) <= l.after and id not in (select id from left_out)
-                       and (serial_key is null or serial_key not in (select key from busy))
+                       and (id + 0) > %(floor)s and (id + 0) <= l.after and id not in (table left_out)
+                       and (serial_key is null or serial_key not in (table busy))
                      order by (id + 0) limit 1) j) as late,
-       exists (select from lane l cross join lateral (
+       exists (select from lane l, lateral (
                     select from {schema}.job
-                     where queue = %(queue)s and slot = l.slot and priority = l.priority and run_at is not null
-                       and run_at <= now() and (run_at, id) > (l.due_after, l.due_id)
-                       and id not in (select id from left_out)
-                       and (serial_key is null or serial_key not in (select key from busy))
+                     where queue = %(queue)s and slot = l.slot and priority = l.priority and run_at <= now() and (run_at, id) > (l.due_after, l.due_id)
+                       and id not in (table left_out)
+                       and (serial_key is null or serial_key not in (table busy))
                      order by run_at, id limit 1) j) as due,
-       (select (extract(epoch from min(j.run_at) - timestamptz '2000-01-01 00:00:00+00') * 1000000)::bigint
-          from lane l cross join lateral (
+       (select (extract(epoch from min(j.run_at) - timestamptz '2000-01-01 +00') * 1000000)::bigint
+          from lane l, lateral (
             select run_at from {schema}.job
-             where queue = %(queue)s and slot = l.slot and priority = l.priority and run_at is not null
-               and run_at >= timestamptz '2000-01-01 00:00:00+00' + %(due_floor_us)s::bigint * interval '1 microsecond'
-               and (run_at, id) <= (l.due_after, l.due_id) and id not in (select id from left_out)
-               and (serial_key is null or serial_key not in (select key from busy))
+             where queue = %(queue)s and slot = l.slot and priority = l.priority and run_at >= timestamptz '2000-01-01 +00' + %(due_floor_us)s::bigint * interval '1 microsecond'
+               and (run_at, id) <= (l.due_after, l.due_id) and id not in (table left_out)
+               and (serial_key is null or serial_key not in (table busy))
              order by run_at, id limit 1) j) as due_late,
        (select (extract(epoch from min(j.run_at) - now()) * 1000000)::bigint
-          from lane l cross join lateral (
+          from lane l, lateral (
             select run_at from {schema}.job
-             where queue = %(queue)s and slot = l.slot and priority = l.priority and run_at is not null
-               and run_at > now()
+             where queue = %(queue)s and slot = l.slot and priority = l.priority and run_at > now()
              order by run_at, id limit 1) j) as next_due_us,
        greatest(
-           (select max(j.priority) from gap g cross join lateral (
+           (select max(j.priority) from gap g, lateral (
                 select priority from {schema}.job
                  where queue = %(queue)s and slot = g.slot and run_at is null
                    and priority < g.below and priority > g.above
                  order by priority desc, (id + 0) limit 1) j),
-           (select max(j.priority) from gap g cross join lateral (
+           (select max(j.priority) from gap g, lateral (
                 select priority from {schema}.job
                  where queue = %(queue)s and slot = g.slot and run_at is not null
                    and priority < g.below and priority > g.above

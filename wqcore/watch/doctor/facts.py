@@ -25,7 +25,8 @@ from wqcore.watch.status import COUNT_CAP
 
 FOLDER = resources.files("wqcore.db") / "sql" / "doctor"
 OWN = (
-    "server", "sessions", "role", "role_settings", "tables", "indexes", "snapshots", "notify", "partitions", "kinds", "schedules"
+    "server", "sessions", "role", "role_settings", "tables", "indexes", "snapshots", "notify", "partitions", "kinds",
+    "schedules", "processes",
 )  # fmt: skip
 ROUND_TRIPS = 9
 
@@ -89,7 +90,6 @@ def gather(settings: Settings, dsn: str, *, kinds: Iterable[str]) -> Facts:
             _ask(conn, facts, name, Statements(settings.database.schema, FOLDER)[name])
         main = Statements(settings.database.schema)
         _ask(conn, facts, "status", main["status"], {"cap": COUNT_CAP})
-        _ask(conn, facts, "processes", main["status_processes"])
         _versions(conn, facts)
         with suppress(psycopg.Error):
             _clock(conn, facts)
