@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from bench.plots import GRID, INK, MUTED, OURS, STYLE
 from tests.chaos.flatness import JUDGED_FROM
@@ -74,6 +75,8 @@ def _panel(axes: Axes, panel: Panel, report: Report) -> None:
     axes.set_title(panel.title, fontsize=8, loc="left", color=INK)
     if panel.log:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylim(bottom=0)
     axes.tick_params(length=0, labelsize=7, colors=MUTED)

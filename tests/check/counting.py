@@ -107,12 +107,11 @@ def _run_not_counted(history: History) -> Iterator[Finding]:
     }
     crashes = [fault.at for fault in history.faults if fault.what == "restart server"]
     for job, runs in history.runs_of.items():
-        for run, after in itertools.pairwise(runs):
+        with_lease = [run for run in runs if not history.lease_lost(run.shard, run.start)]
+        for run, after in itertools.pairwise(with_lease):
             if after.revision != run.revision or after.attempt > run.attempt or run.how in UNCOUNTED:
                 continue
             until = history.lost_at.get(run.shard, after.start)
-            if history.lease_lost(run.shard, run.start):
-                continue
             crashed = any(run.start - CRASH_MARGIN_NS <= at <= until for at in crashes)
             left = run.how is None and any(
                 fault.what == "drain master" and run.pid in fault.pids for fault in history.faults

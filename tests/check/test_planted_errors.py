@@ -514,4 +514,6 @@ def test_a_run_that_began_without_its_lease_costs_no_attempt_and_one_with_it_doe
         story.rescue(33)
     story.finish(story.start(60))
     story.over(60)
+    if late:
+        story.finish(story.start(60, shard=33))
     assert {finding.rule for finding in findings(story.history)} == (set() if late else {"miscounted"})
