@@ -131,7 +131,7 @@ def test_an_iterator_may_take_longer_than_the_limit_of_a_statement(database: Fre
             other.execute("select wqcore.enqueue('note', '{\"n\": 1, \"text\": \"\"}', job_key => 'k')")
             with pytest.raises(wqcore.DatabaseUnavailable, match="lock timeout"):
                 client.insert_many([(Note(1, ""), wqcore.InsertOptions(job_key="k"))])
-        with client._connection() as conn:
+        with client._connection(client._routes.home) as conn:
             assert conn.execute("show statement_timeout").fetchone() == ("200ms",)
 
 

@@ -90,7 +90,8 @@ def add_jobs(database: Fresh, count: int, run_at: str = "null") -> None:
 
 def visited(database: Fresh, name: str, lanes: Lanes, **more: Any) -> int:
     """How many pages a statement of shard 1 looks at, as the server counts them; what it does is undone."""
-    params = {"shard": 1, "queue": "default", "exclude": BigIntArray([]), "busy_keys": [], **_lanes(lanes), **more}
+    params = {"shard": 1, "queue": "default", "exclude": BigIntArray([]), "busy_keys": [], **_lanes(lanes)} | more
+    params.setdefault("due_floor_us", lanes.due_floor_us)
     text, values = database.statements[name].decode(), []
     types = []
     cursor = psycopg.ClientCursor(database.conn)

@@ -131,10 +131,10 @@ async def test_each_transaction_has_our_settings_and_none_is_left(bounced: Setti
     turns = await connect_for_turns(dsn, database, name="x")
     plain = await connect(dsn, database, name="x")
     for _ in range(8):
-        assert await (await turns.execute(shown)).fetchone() == ("30s", "off", "force_generic_plan")
-        assert await (await plain.execute(shown, prepare=True)).fetchone() == ("30s", "off", "auto")
+        assert await (await turns.execute(shown)).fetchone() == ("20s", "off", "force_generic_plan")
+        assert await (await plain.execute(shown, prepare=True)).fetchone() == ("20s", "off", "auto")
     async with plain.transaction():
-        assert await (await plain.execute(shown)).fetchone() == ("30s", "off", "auto")
+        assert await (await plain.execute(shown)).fetchone() == ("20s", "off", "auto")
         async with plain.transaction():
             assert await (await plain.execute("select %s::int", [7])).fetchone() == (7,)
     with pytest.raises(psycopg.errors.UndefinedTable):

@@ -16,6 +16,15 @@ from wqcore.errors import NotInspectable
 from wqcore.proc.stacks import stacks
 
 DEEP = """
+@wqcore.kind("block", max_attempts=1, timeout_s=60)
+class Block(msgspec.Struct):
+    s: float
+
+@wqcore.handler
+async def block(args: Block, job: wqcore.Job) -> None:
+    note("start", job)
+    time.sleep(args.s)
+
 @wqcore.kind("held", max_attempts=1, timeout_s=60)
 class Held(msgspec.Struct):
     s: float

@@ -196,11 +196,11 @@ async def _connect(
         raise pooler_problem(error) or unavailable(error, describe(dsn)) from error
 
 
-def connect_sync(dsn: str, database: Database, *, name: str) -> Connection:
+def connect_sync(dsn: str, database: Database, *, name: str, by_index: bool = False) -> Connection:
     """An open autocommit connection for code without an event loop. Raises as `connect`."""
-    info = conninfo(dsn, database, name=name)
+    info = conninfo(dsn, database, name=name, by_index=by_index)
     try:
-        return sync_class(database).connect(info, autocommit=True, road=Road(database.statement_timeout_s))
+        return sync_class(database, by_index=by_index).connect(info, autocommit=True, road=Road(database.statement_timeout_s))
     except (psycopg.Error, OSError) as error:
         raise pooler_problem(error) or unavailable(error, describe(dsn)) from error
 

@@ -23,7 +23,7 @@ COUNT_CAP = 100_000
 """Counts stop here, so that looking at a backlog of millions stays cheap."""
 LIVE_CAP = 10_000
 """The same for a display that looks every other second."""
-LOOK_LIMIT_MS = 10_000
+LOOK_LIMIT_S = 10.0
 """A look that takes longer, beside millions of dead rows, is given up."""
 
 _QUEUE = (
@@ -41,9 +41,9 @@ class Reader:
     def __init__(self, settings: Settings, dsn: str, *, name: str = "wqcore status", cap: int = COUNT_CAP) -> None:
         self._dsn, self._schema, self._cap = dsn, settings.database.schema, cap
         self._statements = Statements(settings.database.schema)
-        self._conn = connect_sync(dsn, settings.database, name=name)
         # the head of a lane is one row of an index, whatever the planner thinks of a table without statistics
-        self._rows_of(f"set enable_seqscan = off; set enable_bitmapscan = off; set statement_timeout = {LOOK_LIMIT_MS}")
+        bounded = msgspec.structs.replace(settings.database, statement_timeout_s=LOOK_LIMIT_S)
+        self._conn = connect_sync(dsn, bounded, name=name, by_index=True)
 
     def close(self) -> None:
         """Closes the connection."""
