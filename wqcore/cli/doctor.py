@@ -28,7 +28,7 @@ def doctor(config: front.ConfigOption = None, as_json: front.JsonOption = False)
     preload(settings.process.handlers, timeout_s=settings.process.boot_timeout_s)
     kinds = [name for kind in catalog for name in (kind.name, *kind.aliases)]
     with launch.database(settings) as dsn:
-        facts = doctoring.gather(settings, dsn, kinds=kinds)
+        facts = doctoring.gather(*front.chosen(settings, dsn), kinds=kinds)
     found = doctoring.findings(facts)
     counts = Counter(finding.level for finding in found)
     if as_json:

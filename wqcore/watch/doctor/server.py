@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec import UNSET
+
 from wqcore.client.front import POOL_CONNECTIONS_MAX
 from wqcore.db.roles import role_of
 from wqcore.watch.doctor.facts import Facts
@@ -109,7 +111,8 @@ def _connections(facts: Facts) -> Iterator[tuple[Level, str, str | None]]:
     settings, sessions, most = facts.settings, facts.one("sessions"), facts.one("server")["connections_max"]
     workers = sum(queue.process_count() for queue in settings.queues.values())
     masters = len({settings.group_of(name) for name in settings.queues})
-    needed, others = workers + masters, sessions["all"] - sessions["ours"]
+    each = 1 if settings.watch.port is UNSET else 2  # the keeper's, and that of the survey for metrics
+    needed, others = workers + each * masters, sessions["all"] - sessions["ours"]
     handlers = f"; handlers that insert jobs take up to {POOL_CONNECTIONS_MAX} more in each of {workers} workers"
     text = (
         f"one replica of each group takes {needed} of {most} connections, {others} are others' at the moment{handlers}"
