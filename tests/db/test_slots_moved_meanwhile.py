@@ -9,7 +9,7 @@ import pytest
 
 from tests.db.test_protocol_turns import NewShard, add, done, lanes_of, save, turn
 from tests.fix_pg import Fresh
-from wqcore.db.connect import AsyncConnection
+from wqcore.db.connect import AsyncConnection, BigIntArray
 from wqcore.job import Row
 from wqcore.line.settle import Again, Outcomes
 from wqcore.line.turn import Protocol
@@ -93,8 +93,9 @@ async def test_a_release_of_an_older_connection_that_arrives_late_releases_nothi
     await older.take_slots(4)
     database.sql("insert into {s}.permit (queue, permit, shard) values ('default', 0, 1)")
     newer = await new_shard(1)
-    await older.release_slots([0, 1])
-    await older.release_permits([0], 2)
+    session = {"session": older._session, "channel": "c"}
+    await older._send("slots_release", slots=BigIntArray([0, 1]), **session)
+    await older._send("permits_release", permits=BigIntArray([0]), total=2, **session)
     assert await newer.owned_slots() == [0, 1, 2, 3]
     assert await newer.owned_permits() == [0]
     await newer.release_slots([0, 1])
@@ -110,13 +111,31 @@ async def test_a_late_release_that_waits_for_the_new_connection_releases_nothing
     await older.take_slots(2)
     with psycopg.connect(database.dsn) as newer:
         newer.execute(database.statements["shard_session"], {"shard": 1})
-        late = asyncio.create_task(older.release_slots([0, 1]))
+        late = asyncio.create_task(
+            older._send("slots_release", slots=BigIntArray([0, 1]), session=older._session, channel="c")
+        )
         waits = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
         while not database.one(waits):
             await asyncio.sleep(0.01)
         newer.commit()
     await late
     assert await older.owned_slots() == [0, 1]
+
+
+async def test_a_session_of_an_older_connection_that_begins_late_does_not_keep_the_newer_one_from_releasing(
+    database: Fresh, new_shard: NewShard
+) -> None:
+    """What it gave up stayed its own for ever, in the table, and nobody read it."""
+    older = await new_shard(1)
+    await older.take_slots(4)
+    database.sql("insert into {s}.permit (queue, permit, shard) values ('default', 0, 1)")
+    newer = await new_shard(1)
+    await older._send("shard_session")
+    await newer.release_slots([0, 1])
+    await older._send("shard_session")
+    await newer.release_permits([0], 2)
+    assert await newer.owned_slots() == [2, 3]
+    assert await newer.owned_permits() == []
 
 
 async def replace_while_it_is_claimed(

@@ -251,10 +251,10 @@ class Tables:
     def slots_release(self, p: Params) -> Rows:
         """slots_release.sql"""
         session = self.sessions.get(p["shard"]) if p["shard"] in self.shards else None
-        given = [slot for slot in p["slots"].items if self.slots[slot] == p["shard"] and session == p["session"]]
-        self.slots.update(dict.fromkeys(given))
+        if session == p["session"]:
+            self.slots.update(dict.fromkeys(slot for slot in p["slots"].items if self.slots[slot] == p["shard"]))
         self.notify("slots")
-        return [(len(given), "")]
+        return [(int(session == p["session"]), "")]
 
     def held_elsewhere(self, p: Params) -> Rows:
         """held_elsewhere.sql"""

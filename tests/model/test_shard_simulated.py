@@ -25,7 +25,7 @@ SEEDS = range(int(os.environ.get("WQ_SEEDS", "2000"))) if ONE is None else [int(
 PARTS = min(4, len(SEEDS))
 """So that four processes can share them."""
 PLANTED_SEEDS = 400
-FROM = {"rescue_without_the_fence": 1050}
+FROM = {"rescue_without_the_fence": 2500}
 """The first seed, where a planted fault shows in one campaign of a thousand only."""
 
 

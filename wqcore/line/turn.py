@@ -188,7 +188,7 @@ class Protocol:
 
     async def release_slots(self, slots: Sequence[int]) -> None:
         """Gives slots up and wakes the queue's other shards."""
-        await self._send("slots_release", slots=BigIntArray(list(slots)), session=self._session, channel=self._channel)
+        await self._release("slots_release", slots=BigIntArray(list(slots)))
 
     async def held_elsewhere(self, slots: Sequence[int]) -> list[tuple[int, int, str | None]]:
         """(id, slot, serial key) of jobs in `slots` that other shards still hold."""
@@ -209,13 +209,13 @@ class Protocol:
 
     async def release_permits(self, permits: Sequence[int], total: int) -> None:
         """Gives permits up and wakes the queue's other shards."""
-        await self._send(
-            "permits_release",
-            permits=BigIntArray(list(permits)),
-            total=total,
-            session=self._session,
-            channel=self._channel,
-        )
+        await self._release("permits_release", permits=BigIntArray(list(permits)), total=total)
+
+    async def _release(self, name: str, **params: Any) -> None:
+        """Releases in the newest session. Ours can have become an older one, when the beginning of a session that was sent on a
+        connection before this one has arrived late: then another begins, or what we give up would be ours for ever."""
+        while not (await self._send(name, session=self._session, channel=self._channel, **params))[0][0]:
+            await self.begin_session()
 
     async def sync_permits(self, total: int | None) -> None:
         """Makes the queue's permits as many as its limit over all hosts."""

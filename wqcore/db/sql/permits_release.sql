@@ -1,5 +1,6 @@
 -- A shard gives permits up and wakes those that want one.
 -- Promises: fenced, also against an older session of the same shard (shard_session.sql).
+--   `is_current` is 0 for one of those, and nothing was released.
 -- Locks: the shard's row, then the permits. Repeatable: yes.
 with me as materialized (
     select id from {schema}.shard
@@ -15,4 +16,4 @@ freed as (
      where p.shard = me.id and p.queue = %(queue)s and p.permit = any(%(permits)s::bigint[]) and p.permit < %(total)s
     returning p.permit
 )
-select count(*), pg_notify(%(channel)s, 'slots') from freed
+select (select count(*) from me) as is_current, pg_notify(%(channel)s, 'slots')

@@ -1,5 +1,6 @@
 -- A shard gives slots up; jobs of theirs that still run stay in its claim, and the next owner leaves them out.
 -- Promises: fenced, also against an older session of the same shard (shard_session.sql).
+--   `is_current` is 0 for one of those, and nothing was released.
 -- Locks: the shard's row, then the slots. Repeatable: yes.
 with me as materialized (
     select id from {schema}.shard
@@ -11,4 +12,4 @@ freed as (
      where s.shard = me.id and s.queue = %(queue)s and s.slot = any(%(slots)s::bigint[])
     returning s.slot
 )
-select count(*), pg_notify(%(channel)s, 'slots') from freed
+select (select count(*) from me) as is_current, pg_notify(%(channel)s, 'slots')
