@@ -186,6 +186,20 @@ async def test_a_queue_starts_no_faster_than_its_rate() -> None:
     await room.executor.close()
 
 
+async def test_no_timer_runs_while_jobs_wait_for_a_seat_and_not_for_the_rate() -> None:
+    """It fired every half millisecond as long as all seats were busy."""
+    room = Room(workers=1)
+    room.executor.set_limits(Limits(), Bucket(1000.0, 2.0, clock.monotonic()))
+    room.executor.add([row(1, args=b'{"n": 60000}'), row(2)])
+    async with asyncio.timeout(5):
+        while room.executor.waiting != 1:
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.01)
+    room.executor.set_limits(Limits(), room.executor.bucket)
+    assert (room.executor.waiting, room.executor._refill) == (1, None)
+    await room.executor.close()
+
+
 async def test_rates_of_keys_hold_one_key_and_not_the_other() -> None:
     room = Room(workers=8)
     room.executor.keys.own([0])

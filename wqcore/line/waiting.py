@@ -145,15 +145,19 @@ class Waiting(Ledger):
         now = clock.monotonic()
         if self.bucket.next_at(now) <= now:
             return True
-        self._arm_refill()
+        self._arm_refill(now)
         return False
 
-    def _arm_refill(self) -> None:
-        """One timer for the next token of the queue or of a key; none while nobody waits for one."""
-        now = clock.monotonic()
+    def _arm_refill(self, now: float | None = None) -> None:
+        """One timer for the next token of the queue or of a key; none while nobody waits for one.
+
+        With a token there, jobs wait for seats alone: a timer would fire all the time, for nothing.
+        """
+        if now is None:
+            now = clock.monotonic()
         at = self.keys.next_refill_at()
-        if self.bucket is not None and self.waiting:
-            at = min(self.bucket.next_at(now), at if at is not None else math.inf)
+        if self.bucket is not None and self.waiting and (token_at := self.bucket.next_at(now)) > now:
+            at = min(token_at, at if at is not None else math.inf)
         if self._refill is not None:
             self._refill.cancel()
             self._refill = None
