@@ -51,7 +51,7 @@ clean:
 	touch $@
 
 .venv/.chaos: .venv/.installed
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test-all]'
 	touch $@
 
 .make/tox/.installed: constraints.txt
