@@ -19,6 +19,13 @@ import pytest
 LIBRARY = "libfaketimeMT.so.1"
 DOWNLOAD_S = 30
 OFF_S = 3600
+SITECUSTOMIZE = """
+import select, time
+
+time.sleep = lambda seconds: select.select([], [], [], seconds) and None
+"""
+"""What a process with a wrong time of day needs as `sitecustomize.py`: libfaketime takes the absolute monotonic time, until
+which Python sleeps, for a time of day, and the sleep fails with EINVAL (0.9.10)."""
 
 
 def wrong_by(library: Path, offset: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.fix_faketime import OFF_S
+from tests.fix_faketime import OFF_S, SITECUSTOMIZE
 from tests.fix_master import World, ready, until
 
 TIMED = """
@@ -50,6 +50,7 @@ def test_masters_whose_clocks_are_two_hours_apart_run_everything_at_the_database
     world: World, faketime: Callable[[str], dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (world.folder / "timed_handlers.py").write_text(TIMED)
+    (world.folder / "sitecustomize.py").write_text(SITECUSTOMIZE)
     config = world.configure(
         process={"handlers": ["world_handlers", "timed_handlers"], "dead_after_s": 2.0, "beat_interval_s": 0.5},
         schedules__tick={"kind": "nap", "every_s": 1.0},
