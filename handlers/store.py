@@ -28,10 +28,13 @@ from handlers import platform
 Row = Any
 """A row: a named tuple of the statement's columns."""
 Connection = psycopg.AsyncConnection[Row]
-IDLE_IN_TRANSACTION_MS = 30_000
-STATEMENT_TIMEOUT_MS = 30_000
-PLANS = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off"
-"""Each statement rides an index. Without this the first plans, made while the tables were empty, read them whole."""
+STATEMENT_TIMEOUT_S = 30.0
+SETTINGS = {
+    "idle_in_transaction_session_timeout": "30000",
+    # each statement rides an index; without this the first plans, made while the tables were empty, read them whole
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+}
 
 _encode = msgspec.json.Encoder().encode
 
@@ -99,21 +102,15 @@ class Store:
 async def open_store() -> AsyncIterator[Store]:
     """The store of this process; `await store.open_store()`."""
     client = await wqcore.current_client()
-    pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
-        client.dsn,
-        connection_class=psycopg.AsyncConnection,
-        kwargs={
-            "autocommit": True,
-            "prepare_threshold": 0,
-            "row_factory": namedtuple_row,
-            "application_name": "wqcore handlers",
-            "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c jit=off {PLANS} "
-            f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS}",
-        },
-        min_size=1,
-        max_size=platform.settings().connections_max,
+    pool = client.pool(
+        name="wqcore handlers",
+        connections_max=platform.settings().connections_max,
+        statement_timeout_s=STATEMENT_TIMEOUT_S,
+        settings=SETTINGS,
         configure=_configure,
-        open=False,
+        autocommit=True,
+        prepare_threshold=0,
+        row_factory=namedtuple_row,
     )
     async with pool:
         yield Store(client, pool)

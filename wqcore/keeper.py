@@ -23,7 +23,7 @@ import psycopg
 from wqcore import clock
 from wqcore.db import faults, wake
 from wqcore.db.bounded import REPLY_GRACE_S
-from wqcore.db.connect import AsyncConnection, connect
+from wqcore.db.connect import BY_INDEX, AsyncConnection, connect
 from wqcore.db.statements import Statements
 from wqcore.errors import WqcoreError
 from wqcore.settings import Settings
@@ -126,7 +126,7 @@ class Keeper:
         while True:
             conn, connected_at = None, math.inf
             try:
-                conn = await connect(self._dsn, self._settings.database, name="wqcore keeper", by_index=True)
+                conn = await connect(self._dsn, self._settings.database, name="wqcore keeper", settings=BY_INDEX)
                 connected_at = clock.monotonic()
                 await self._listen(conn)
                 await self._loop(conn)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.db.test_protocol_turns import add, lanes_of, turn
 from tests.fix_pg import Fresh
-from wqcore.db.connect import AsyncConnection, connect
+from wqcore.db.connect import BY_INDEX, AsyncConnection, connect
 from wqcore.line.turn import Protocol
 from wqcore.upkeep.cancels import cancel_unheld
 
@@ -87,7 +87,7 @@ async def test_the_sweep_of_cancellations_looks_at_no_job_but_those_that_were_as
     database: Fresh, new_shard: NewShard
 ) -> None:
     """It asked of each waiting job whether somebody holds it, and walked over all that were dead: seconds beside a backlog."""
-    aconn = await connect(database.dsn, database.settings.database, name="keeper", by_index=True)
+    aconn = await connect(database.dsn, database.settings.database, name="keeper", settings=BY_INDEX)
     protocol, lanes = await new_shard(1), lanes_of()
     held = add(database)
     assert await turn(protocol, lanes) == [held]

@@ -12,10 +12,11 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import msgspec
+import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
@@ -123,6 +124,44 @@ def test_no_call_of_a_blocking_client_waits_for_a_lost_connection(
         says_so([call.exception() for call in calls])
         assert client.insert(Mail(5)) > first
     assert world.scalar("select count(*) from wqcore.job where args ->> 'to' = '5'") == 1
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_pool_of_the_program_s_own_does_not_wait_for_a_lost_connection(
+    world: World, new_proxy: NewProxy, monkeypatch: pytest.MonkeyPatch, paused: bool
+) -> None:
+    """`handlers/` had one that waited for ever. After a pause not even its caller notices."""
+    for module in ("sync_client", "asyncio_client"):
+        monkeypatch.setattr(f"wqcore.client.{module}.IDLE_CHECK_S", -1.0 if paused else math.inf)
+    settings, proxy = prepared(world), new_proxy(world.dsn)
+    lost = nullcontext() if paused else pytest.raises(psycopg.OperationalError, match="no reply within 2.5 s")
+
+    async def with_asyncio() -> None:
+        async with wqcore.Client(settings, dsn=proxy.dsn) as client, client.pool(statement_timeout_s=0.5) as pool:
+            await pool.wait()  # else it makes a second connection, which is lost as well
+            async with pool.connection() as conn:
+                await conn.execute("create table async_mark (it int)")
+            proxy.strand()
+            with lost:
+                async with pool.connection() as conn:
+                    await conn.execute("insert into async_mark values (1)")
+            async with pool.connection() as conn:
+                await conn.execute("insert into async_mark values (2)")
+
+    asyncio.run(with_asyncio())
+    with wqcore.SyncClient(settings, dsn=proxy.dsn) as client, client.pool(statement_timeout_s=0.5) as pool:
+        pool.wait()
+        with pool.connection() as conn:
+            conn.execute("create table sync_mark (it int)")
+        proxy.strand()
+        with lost, pool.connection() as conn:
+            conn.execute("insert into sync_mark values (1)")
+        with pool.connection() as conn:
+            conn.execute("insert into sync_mark values (2)")
+    for name in ("async_mark", "sync_mark"):
+        marks = [mark for (mark,) in world.conn.execute(f"select it from {name} order by it")]
+        assert marks == ([1, 2] if paused else [2])
 
 
 def idle_connections(client: Any) -> int:

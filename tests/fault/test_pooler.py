@@ -7,11 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 
 from tests.fix_master import World, ready, send, until
 from tests.fix_pg import Server
@@ -157,6 +159,26 @@ async def test_both_clients_insert_control_and_wait_through_it(bounced: Settings
     async with Client(bounced) as aclient:
         assert await aclient.resume("mail") == 1
         assert await asyncio.gather(*(aclient.count() for _ in range(20))) == [0] * 20
+    assert set(left_behind(dsn, 4)) == {(0, 0, 0, 0, None)}
+
+
+async def test_a_program_s_own_pools_have_their_settings_through_it_and_leave_none(bounced: Settings) -> None:
+    """`handlers/` could not run behind one: its own pool asked for settings that a pooler refuses."""
+    dsn = str(bounced.database.dsn)
+    launch.prepare(bounced, dsn, lambda text: None)
+    shown = "select current_setting('statement_timeout'), current_setting('search_path'), %s::int"
+    own: dict[str, Any] = {"statement_timeout_s": 7.5, "settings": {"search_path": "shop"}}
+    async with Client(bounced) as aclient, aclient.pool(**own, autocommit=True, prepare_threshold=0) as apool:
+        for number in range(6):
+            async with apool.connection() as conn:
+                assert await (await conn.execute(shown, [number])).fetchone() == ("7500ms", "shop", number)
+                async with conn.transaction():
+                    assert await (await conn.execute(shown, [number])).fetchone() == ("7500ms", "shop", number)
+    with SyncClient(bounced) as client, client.pool(**own) as pool:
+        for number in range(6):
+            with pool.connection() as conn:
+                assert conn.execute(shown, [number]).fetchone() == ("7500ms", "shop", number)
+                assert conn.info.transaction_status == TransactionStatus.INTRANS
     assert set(left_behind(dsn, 4)) == {(0, 0, 0, 0, None)}
 
 

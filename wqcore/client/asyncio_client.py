@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -14,12 +14,22 @@ from psycopg_pool import AsyncConnectionPool
 
 from wqcore import clock
 from wqcore.client.bulk import Bulk, Progress, Skipped
-from wqcore.client.front import ANSWER_S, IDLE_CHECK_S, Front, Item, Link, dequeue, pool_arguments
+from wqcore.client.front import (
+    ANSWER_S,
+    IDLE_CHECK_S,
+    POOL_CONNECTIONS_MAX,
+    Front,
+    Item,
+    Link,
+    dequeue,
+    own_pool_arguments,
+    pool_arguments,
+)
 from wqcore.control.asyncio_control import AsyncControl
 from wqcore.control.routes import Target
 from wqcore.db import faults
-from wqcore.db.bounded import BoundedAsyncConnection
-from wqcore.db.connect import AsyncConnection, async_class, connect
+from wqcore.db.bounded import BoundedAsyncConnection, Road
+from wqcore.db.connect import NO_SETTINGS, AsyncConnection, async_class, connect
 from wqcore.db.request import Query, Request, Rows, answer, rows_of
 from wqcore.errors import DatabaseUnavailable, UnknownQueue, WrongDatabase
 from wqcore.line.insert import (
@@ -70,10 +80,8 @@ class Client(Front, AsyncControl):
                 raise self._problem(error, link) from error
             finally:
                 await conn.close()
-            pool = AsyncConnectionPool(
-                connection_class=async_class(link.database, by_index=True),
-                check=lambda conn: self._check(conn, link),
-                **pool_arguments(link),
+            pool: AsyncConnectionPool[Any] = AsyncConnectionPool(
+                check=lambda conn: _check(conn, pool, link.road), **pool_arguments(link, async_class)
             )
             await pool.open()
             link.pool = pool
@@ -95,6 +103,37 @@ class Client(Front, AsyncControl):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.stop()
+
+    def pool(
+        self, *, connections_max: int = POOL_CONNECTIONS_MAX, name: str = "wqcore pool", statement_timeout_s: float | None = None,
+        settings: Mapping[str, str] = NO_SETTINGS, configure: Callable[[Any], Awaitable[None]] | None = None, **connection: Any,
+    ) -> AsyncConnectionPool[Any]:  # fmt: skip
+        """A pool of connections for the program's own tables, in this client's database: `async with client.pool() as pool`.
+
+        Its connections share what the client's have: no call waits for ever (a reply is awaited for `statement_timeout_s`,
+        by default that of wqcore's own connections, and 2 s more), dead ones are noticed before use, only a server that can be
+        written is taken, and in pooler mode nothing is left in a session. It is not open yet, and not closed with the client;
+        of several databases it leads to that of `[database]`, or to the one that `at` was asked for.
+
+        Args:
+            connections_max: at most so many connections; one is kept open.
+            name: the `application_name`, which the server's lists of sessions show.
+            statement_timeout_s: seconds after which the server ends a statement.
+            settings: further settings of the session, as `{"search_path": "shop"}`.
+            configure: called with each new connection.
+            connection: what `psycopg.AsyncConnection.connect` takes, as `autocommit`, `row_factory`, `prepare_threshold`.
+
+        Raises InvalidRequest.
+        """
+        arguments = own_pool_arguments(
+            self._routes.home, async_class, connections_max=connections_max, name=name,
+            statement_timeout_s=statement_timeout_s, settings=settings, connection=connection,
+        )  # fmt: skip
+        road = arguments["kwargs"]["road"]
+        pool: AsyncConnectionPool[Any] = AsyncConnectionPool(
+            check=lambda conn: _check(conn, pool, road), configure=configure, **arguments
+        )
+        return pool
 
     # --- inserting --------------------------------------------------------------------------------------------------
 
@@ -283,23 +322,9 @@ class Client(Front, AsyncControl):
                     if faults.read_only(error):
                         await link.pool.drain()  # each of them is: new ones look for the server that may be written
                     raise
-                conn.used_at = clock.monotonic()
         except (TimeoutError, psycopg.Error, OSError) as error:
             problem = self._problem(error, link)
             raise problem from (error if problem is not error else None)
-
-    async def _check(self, conn: BoundedAsyncConnection, link: Link) -> None:
-        """Raises when a pooled connection is dead; the others that are idle are as old then, and are not tried one by one."""
-        if clock.monotonic() - conn.used_at <= IDLE_CHECK_S:
-            return
-        try:
-            with conn.within(ANSWER_S):
-                await conn.execute("", prepare=False)
-        except psycopg.Error as error:
-            link.road.refused = error
-            if link.pool is not None:
-                await link.pool.drain()
-            raise
 
 
 async def _each(items: Iterable[Item] | AsyncIterable[Item]) -> AsyncIterator[Item]:
@@ -309,3 +334,21 @@ async def _each(items: Iterable[Item] | AsyncIterable[Item]) -> AsyncIterator[It
     else:
         for item in items:
             yield item
+
+
+async def _check(conn: BoundedAsyncConnection, pool: AsyncConnectionPool[Any], road: Road) -> None:
+    """Raises when a pooled connection is dead; the others that are idle are as old then, and are not tried one by one."""
+    if clock.monotonic() - conn.heard_at <= IDLE_CHECK_S:
+        return
+    try:
+        with conn.within(ANSWER_S):
+            transactional = not conn.autocommit
+            if transactional:
+                await conn.set_autocommit(True)  # else a transaction would be open when the caller gets it
+            await conn.execute("", prepare=False)
+            if transactional:
+                await conn.set_autocommit(False)
+    except psycopg.Error as error:
+        road.refused = error
+        await pool.drain()
+        raise

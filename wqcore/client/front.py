@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import msgspec
@@ -16,9 +17,9 @@ from wqcore.catalog import catalog as default_catalog
 from wqcore.control.routes import Routes, Target
 from wqcore.db import faults, wake
 from wqcore.db.bounded import Road
-from wqcore.db.connect import conninfo, describe, patience_s, pooled, session_problem
+from wqcore.db.connect import BY_INDEX, conninfo, describe, patience_s, pooled, session_problem
 from wqcore.db.request import Query, Request, Rows
-from wqcore.errors import ConfigError, DatabaseUnavailable, InsertError, UnknownQueue, WrongDatabase
+from wqcore.errors import ConfigError, DatabaseUnavailable, InsertError, InvalidRequest, UnknownQueue, WrongDatabase
 from wqcore.line.insert import (
     NO_OPTIONS,
     Inserted,
@@ -221,15 +222,19 @@ class Front:
         return error
 
 
-def pool_arguments(link: Link) -> dict[str, Any]:
-    """For a pool of connections to one database, of either sort."""
+def pool_arguments(
+    link: Link, made: Callable[..., type[Any]], *, name: str = "wqcore client",
+    connections_max: int = POOL_CONNECTIONS_MAX, settings: Mapping[str, str] = BY_INDEX,
+) -> dict[str, Any]:  # fmt: skip
+    """For a pool of connections to one database; `made` gives their class, of either sort."""
     # as long as it may take to find the host that accepts one
     timeout_s = patience_s(link.dsn, link.database) if "," in describe(link.dsn) else link.database.connect_timeout_s
     return {
-        "conninfo": conninfo(link.dsn, link.database, name="wqcore client", by_index=True),
+        "conninfo": conninfo(link.dsn, link.database, name=name, settings=settings),
+        "connection_class": made(link.database, settings=settings),
         "kwargs": pooled(link.database, link.road),
         "min_size": 1,
-        "max_size": POOL_CONNECTIONS_MAX,
+        "max_size": connections_max,
         "timeout": timeout_s,
         "max_idle": POOL_IDLE_S,
         # after so long it stops trying by itself, and each call tries at once; else the pauses double up to two minutes,
@@ -237,6 +242,25 @@ def pool_arguments(link: Link) -> dict[str, Any]:
         "reconnect_timeout": timeout_s,
         "open": False,
     }
+
+
+def own_pool_arguments(
+    link: Link, made: Callable[..., type[Any]], *, connections_max: int, name: str, statement_timeout_s: float | None,
+    settings: Mapping[str, str], connection: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """For a pool of the program's own. Raises InvalidRequest."""
+    if connections_max < 1:
+        raise InvalidRequest(f"connections_max {connections_max} is less than 1")
+    if statement_timeout_s is None:
+        statement_timeout_s = link.database.statement_timeout_s
+    elif statement_timeout_s <= 0:
+        raise InvalidRequest(f"statement_timeout_s {statement_timeout_s:g} is not above 0")
+    settings = {**settings, "statement_timeout": str(int(statement_timeout_s * 1000))}
+    found = pool_arguments(link, made, name=name, connections_max=connections_max, settings=settings)
+    found["kwargs"] |= {"autocommit": False, **connection, "road": Road(statement_timeout_s)}
+    if not link.database.listens:
+        found["kwargs"]["prepare_threshold"] = None  # what is prepared would stay in a session that others get next
+    return found
 
 
 def _dsn(key: str, dsn: str | UnsetType) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -14,12 +14,22 @@ from psycopg_pool import ConnectionPool
 
 from wqcore import clock
 from wqcore.client.bulk import Bulk, Progress, Skipped
-from wqcore.client.front import ANSWER_S, IDLE_CHECK_S, Front, Item, Link, dequeue, pool_arguments
+from wqcore.client.front import (
+    ANSWER_S,
+    IDLE_CHECK_S,
+    POOL_CONNECTIONS_MAX,
+    Front,
+    Item,
+    Link,
+    dequeue,
+    own_pool_arguments,
+    pool_arguments,
+)
 from wqcore.control.routes import Target
 from wqcore.control.sync_control import SyncControl
 from wqcore.db import faults
-from wqcore.db.bounded import BoundedConnection
-from wqcore.db.connect import Connection, connect_sync, sync_class
+from wqcore.db.bounded import BoundedConnection, Road
+from wqcore.db.connect import NO_SETTINGS, Connection, connect_sync, sync_class
 from wqcore.db.request import Query, Request, Rows, answer_sync, rows_of_sync
 from wqcore.errors import DatabaseUnavailable, UnknownQueue, WrongDatabase
 from wqcore.line.insert import (
@@ -70,10 +80,8 @@ class SyncClient(Front, SyncControl):
                 raise self._problem(error, link) from error
             finally:
                 conn.close()
-            pool = ConnectionPool(
-                connection_class=sync_class(link.database, by_index=True),
-                check=lambda conn: self._check(conn, link),
-                **pool_arguments(link),
+            pool: ConnectionPool[Any] = ConnectionPool(
+                check=lambda conn: _check(conn, pool, link.road), **pool_arguments(link, sync_class)
             )
             pool.open()
             link.pool = pool
@@ -94,6 +102,21 @@ class SyncClient(Front, SyncControl):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def pool(
+        self, *, connections_max: int = POOL_CONNECTIONS_MAX, name: str = "wqcore pool", statement_timeout_s: float | None = None,
+        settings: Mapping[str, str] = NO_SETTINGS, configure: Callable[[Any], None] | None = None, **connection: Any,
+    ) -> ConnectionPool[Any]:  # fmt: skip
+        """As `Client.pool`: `with client.pool() as pool`."""
+        arguments = own_pool_arguments(
+            self._routes.home, sync_class, connections_max=connections_max, name=name,
+            statement_timeout_s=statement_timeout_s, settings=settings, connection=connection,
+        )  # fmt: skip
+        road = arguments["kwargs"]["road"]
+        pool: ConnectionPool[Any] = ConnectionPool(
+            check=lambda conn: _check(conn, pool, road), configure=configure, **arguments
+        )
+        return pool
 
     # --- inserting --------------------------------------------------------------------------------------------------
 
@@ -257,20 +280,24 @@ class SyncClient(Front, SyncControl):
                     if faults.read_only(error):
                         link.pool.drain()  # each of them is: new ones look for the server that may be written
                     raise
-                conn.used_at = clock.monotonic()
         except (psycopg.Error, OSError) as error:
             problem = self._problem(error, link)
             raise problem from (error if problem is not error else None)
 
-    def _check(self, conn: BoundedConnection, link: Link) -> None:
-        """Raises when a pooled connection is dead; the others that are idle are as old then, and are not tried one by one."""
-        if clock.monotonic() - conn.used_at <= IDLE_CHECK_S:
-            return
-        try:
-            with conn.within(ANSWER_S):
-                conn.execute("", prepare=False)
-        except psycopg.Error as error:
-            link.road.refused = error
-            if link.pool is not None:
-                link.pool.drain()
-            raise
+
+def _check(conn: BoundedConnection, pool: ConnectionPool[Any], road: Road) -> None:
+    """Raises when a pooled connection is dead; the others that are idle are as old then, and are not tried one by one."""
+    if clock.monotonic() - conn.heard_at <= IDLE_CHECK_S:
+        return
+    try:
+        with conn.within(ANSWER_S):
+            transactional = not conn.autocommit
+            if transactional:
+                conn.set_autocommit(True)  # else a transaction would be open when the caller gets it
+            conn.execute("", prepare=False)
+            if transactional:
+                conn.set_autocommit(False)
+    except psycopg.Error as error:
+        road.refused = error
+        pool.drain()
+        raise

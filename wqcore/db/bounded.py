@@ -40,8 +40,8 @@ class Road:
 
 class _Bounded:
     reply_timeout_s = math.inf
-    used_at = 0.0
-    """When a client gave it back to its pool."""
+    heard_at = 0.0
+    """When its server last answered."""
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
@@ -72,10 +72,12 @@ class BoundedAsyncConnection(psycopg.AsyncConnection[Any], _Bounded):
 
     async def wait(self, gen: PQGen[T], *args: Any, **keywords: Any) -> T:
         try:
-            return await super().wait(_until(gen, self.reply_timeout_s), *args, **keywords)
+            answer = await super().wait(_until(gen, self.reply_timeout_s), *args, **keywords)
         except NoReply:
             self.pgconn.finish()
             raise
+        self.heard_at = clock.monotonic()
+        return answer
 
 
 class BoundedConnection(psycopg.Connection[Any], _Bounded):
@@ -97,10 +99,12 @@ class BoundedConnection(psycopg.Connection[Any], _Bounded):
 
     def wait(self, gen: PQGen[T], *args: Any, **keywords: Any) -> T:
         try:
-            return super().wait(_until(gen, self.reply_timeout_s), *args, **keywords)
+            answer = super().wait(_until(gen, self.reply_timeout_s), *args, **keywords)
         except NoReply:
             self.pgconn.finish()
             raise
+        self.heard_at = clock.monotonic()
+        return answer
 
 
 def _until(gen: PQGen[T], seconds: float) -> PQGen[T]:

@@ -7,6 +7,8 @@ Every connection is in autocommit mode with time-outs on the server and on the s
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -43,6 +45,12 @@ TURN = {
 TURN_SETTINGS = "; ".join(f"set {key} = {value}" for key, value in TURN.items())
 
 
+NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
+BY_INDEX: Mapping[str, str] = MappingProxyType({"enable_seqscan": "off", "enable_bitmapscan": "off"})
+"""Settings of sessions that send nothing but our statements, each of which rides an index. Without statistics yet, the planner
+read a history of a million rows at each look at its newest (100 ms instead of 1); and beside an old snapshot it gathered all
+dead claims of a shard in a bitmap to find the newest, which is the first of its index (2,300 rows)."""
+
 CONNECT_TIMEOUT_MIN_S = 2.0
 """libpq and psycopg take less for this."""
 
@@ -68,12 +76,10 @@ class _BigIntArrayDumper(Dumper):
 psycopg.adapters.register_dumper(BigIntArray, _BigIntArrayDumper)
 
 
-def conninfo(dsn: str, database: Database, *, name: str, by_index: bool = False) -> str:
-    """The DSN with our time-outs added where it has none of its own. Raises ConfigError for a malformed DSN.
+def conninfo(dsn: str, database: Database, *, name: str, settings: Mapping[str, str] = NO_SETTINGS) -> str:
+    """The DSN with our time-outs, and other settings of the session, where it has none of its own.
 
-    `by_index`: for sessions that send nothing but our statements, each of which rides an index; without statistics yet,
-    the planner read a history of a million rows at each look at its newest (100 ms instead of 1); and beside an old snapshot
-    it gathered all dead claims of a shard in a bitmap to find the newest, which is the first of its index (2,300 rows).
+    Raises ConfigError for a malformed DSN.
     """
     try:
         given = conninfo_to_dict(dsn)
@@ -93,7 +99,7 @@ def conninfo(dsn: str, database: Database, *, name: str, by_index: bool = False)
     if (
         database.listens
     ):  # a pooler in transaction mode refuses options: `db/pooler.py` sends them with each transaction
-        found = session_settings(database, by_index=by_index)
+        found = session_settings(database, settings=settings)
         options = " ".join([*(f"-c {key}={value}" for key, value in found.items()), options]).strip()
     if options:
         ours["options"] = options
@@ -110,8 +116,8 @@ def keepalives_interval_s(database: Database) -> int:
     return max(1, round(database.tcp_user_timeout_s / 3))
 
 
-def session_settings(database: Database, *, by_index: bool = False) -> dict[str, str]:
-    """What the server is to do for our sessions."""
+def session_settings(database: Database, *, settings: Mapping[str, str] = NO_SETTINGS) -> dict[str, str]:
+    """What the server is to do for our sessions; `settings` are more of that, and win."""
     found = {
         "statement_timeout": str(int(database.statement_timeout_s * 1000)),
         "idle_in_transaction_session_timeout": "60000",
@@ -125,7 +131,7 @@ def session_settings(database: Database, *, by_index: bool = False) -> dict[str,
         "tcp_keepalives_count": "3",
         "tcp_user_timeout": str(int(database.tcp_user_timeout_s * 1000)),
     }
-    return found | {"enable_seqscan": "off", "enable_bitmapscan": "off"} if by_index else found
+    return {**found, **settings}
 
 
 def patience_s(dsn: str, database: Database) -> float:
@@ -139,18 +145,18 @@ def patience_s(dsn: str, database: Database) -> float:
     return max(each, CONNECT_TIMEOUT_MIN_S) * (hosts + 1)
 
 
-def async_class(database: Database, *, by_index: bool = False) -> type[BoundedAsyncConnection]:
+def async_class(database: Database, *, settings: Mapping[str, str] = NO_SETTINGS) -> type[BoundedAsyncConnection]:
     """What connections for asyncio are: bounded ones, and where it is needed those that get on with a pooler."""
     if database.listens:
         return BoundedAsyncConnection
-    return pooler.async_class(session_settings(database, by_index=by_index))
+    return pooler.async_class(session_settings(database, settings=settings))
 
 
-def sync_class(database: Database, *, by_index: bool = False) -> type[BoundedConnection]:
+def sync_class(database: Database, *, settings: Mapping[str, str] = NO_SETTINGS) -> type[BoundedConnection]:
     """The same for code without an event loop."""
     if database.listens:
         return BoundedConnection
-    return pooler.sync_class(session_settings(database, by_index=by_index))
+    return pooler.sync_class(session_settings(database, settings=settings))
 
 
 def session_problem(dsn: str, database: Database, statement_timeout_s: float) -> ConfigError | None:
@@ -180,15 +186,15 @@ def describe(dsn: str) -> str:
     return " ".join(f"{key}={value}" for key, value in shown.items()) or "(libpq defaults)"
 
 
-async def connect(dsn: str, database: Database, *, name: str, by_index: bool = False) -> AsyncConnection:
+async def connect(dsn: str, database: Database, *, name: str, settings: Mapping[str, str] = NO_SETTINGS) -> AsyncConnection:
     """An open autocommit connection. Raises DatabaseUnavailable, or ConfigError when a pooler is in the way."""
-    return await _connect(dsn, database, name, async_class(database, by_index=by_index), by_index=by_index)
+    return await _connect(dsn, database, name, async_class(database, settings=settings), settings=settings)
 
 
 async def _connect(
-    dsn: str, database: Database, name: str, made: type[BoundedAsyncConnection], *, by_index: bool = False
+    dsn: str, database: Database, name: str, made: type[BoundedAsyncConnection], *, settings: Mapping[str, str] = NO_SETTINGS
 ) -> AsyncConnection:
-    info = conninfo(dsn, database, name=name, by_index=by_index)
+    info = conninfo(dsn, database, name=name, settings=settings)
     try:
         async with asyncio.timeout(patience_s(dsn, database)):
             return await made.connect(info, autocommit=True, road=Road(database.statement_timeout_s))
@@ -196,11 +202,11 @@ async def _connect(
         raise pooler_problem(error) or unavailable(error, describe(dsn)) from error
 
 
-def connect_sync(dsn: str, database: Database, *, name: str, by_index: bool = False) -> Connection:
+def connect_sync(dsn: str, database: Database, *, name: str, settings: Mapping[str, str] = NO_SETTINGS) -> Connection:
     """An open autocommit connection for code without an event loop. Raises as `connect`."""
-    info = conninfo(dsn, database, name=name, by_index=by_index)
+    info = conninfo(dsn, database, name=name, settings=settings)
     try:
-        return sync_class(database, by_index=by_index).connect(info, autocommit=True, road=Road(database.statement_timeout_s))
+        return sync_class(database, settings=settings).connect(info, autocommit=True, road=Road(database.statement_timeout_s))
     except (psycopg.Error, OSError) as error:
         raise pooler_problem(error) or unavailable(error, describe(dsn)) from error
 
@@ -208,8 +214,7 @@ def connect_sync(dsn: str, database: Database, *, name: str, by_index: bool = Fa
 async def connect_for_turns(dsn: str, database: Database, *, name: str) -> AsyncConnection:
     """A connection for a shard: json arrives as bytes and timestamptz as microseconds since 2000-01-01, undecoded."""
     if not database.listens:
-        settings = session_settings(database) | TURN
-        conn = await _connect(dsn, database, name, pooler.async_class(settings))
+        conn = await _connect(dsn, database, name, pooler.async_class(session_settings(database, settings=TURN)))
     else:
         conn = await connect(dsn, database, name=name)
     try:

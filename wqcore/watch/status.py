@@ -14,7 +14,7 @@ import psycopg
 from wqcore import clock
 from wqcore.control.masters import MasterInfo, masters
 from wqcore.db import faults
-from wqcore.db.connect import connect_sync, describe
+from wqcore.db.connect import BY_INDEX, connect_sync, describe
 from wqcore.db.request import Query, answer_sync, rows_of_sync
 from wqcore.db.statements import Statements
 from wqcore.settings import Settings
@@ -43,7 +43,7 @@ class Reader:
         self._statements = Statements(settings.database.schema)
         # the head of a lane is one row of an index, whatever the planner thinks of a table without statistics
         bounded = msgspec.structs.replace(settings.database, statement_timeout_s=LOOK_LIMIT_S)
-        self._conn = connect_sync(dsn, bounded, name=name, by_index=True)
+        self._conn = connect_sync(dsn, bounded, name=name, settings=BY_INDEX)
 
     def close(self) -> None:
         """Closes the connection."""

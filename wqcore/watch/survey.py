@@ -19,7 +19,7 @@ from psycopg.rows import dict_row
 
 from wqcore import clock
 from wqcore.db import faults
-from wqcore.db.connect import Connection, conninfo
+from wqcore.db.connect import BY_INDEX, Connection, conninfo
 from wqcore.db.statements import Statements
 from wqcore.settings import Settings
 from wqcore.watch.status import COUNT_CAP
@@ -127,7 +127,7 @@ class Survey:
 
     def _connected(self) -> Connection:
         if self._conn is None:
-            info = conninfo(self._dsn, self._settings.database, name="wqcore survey", by_index=True)
+            info = conninfo(self._dsn, self._settings.database, name="wqcore survey", settings=BY_INDEX)
             self._conn = psycopg.Connection.connect(info, autocommit=True)
             self._conn.execute(f"set statement_timeout = {STATEMENT_LIMIT_MS}")
         return self._conn
