@@ -14,6 +14,7 @@ from psycopg_pool import PoolTimeout
 from wqcore import clock
 from wqcore.catalog import Catalog
 from wqcore.catalog import catalog as default_catalog
+from wqcore.control import given
 from wqcore.control.routes import Routes, Target
 from wqcore.db import faults, wake
 from wqcore.db.bounded import Road
@@ -34,6 +35,7 @@ from wqcore.line.traces import tracing
 from wqcore.settings import HOME, Database, Insert, Settings
 
 POOL_CONNECTIONS_MAX = 8
+CONNECTIONS_MAX = 10_000
 POOL_IDLE_S = 30.0
 """Each time that so long passes with a connection too many, one is closed. Whenever connections break, callers that find none
 open more, up to the maximum: with psycopg's ten minutes a pool that one thread uses had eight after an hour of bad network."""
@@ -249,15 +251,15 @@ def own_pool_arguments(
     settings: Mapping[str, str], connection: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """For a pool of the program's own. Raises InvalidRequest."""
-    if connections_max < 1:
-        raise InvalidRequest(f"connections_max {connections_max} is less than 1")
-    if statement_timeout_s is None:
-        statement_timeout_s = link.database.statement_timeout_s
-    elif statement_timeout_s <= 0:
-        raise InvalidRequest(f"statement_timeout_s {statement_timeout_s:g} is not above 0")
-    settings = {**settings, "statement_timeout": str(int(statement_timeout_s * 1000))}
+    given.whole("connections_max", connections_max, 1, CONNECTIONS_MAX)
+    timeout_s = given.seconds("statement_timeout_s", statement_timeout_s)
+    if timeout_s is None:
+        timeout_s = link.database.statement_timeout_s
+    elif timeout_s <= 0:
+        raise InvalidRequest(f"statement_timeout_s {timeout_s:g} is not above 0")
+    settings = {**settings, "statement_timeout": str(int(timeout_s * 1000))}
     found = pool_arguments(link, made, name=name, connections_max=connections_max, settings=settings)
-    found["kwargs"] |= {"autocommit": False, **connection, "road": Road(statement_timeout_s)}
+    found["kwargs"] |= {"autocommit": False, **connection, "road": Road(timeout_s)}
     if not link.database.listens:
         found["kwargs"]["prepare_threshold"] = None  # what is prepared would stay in a session that others get next
     return found
@@ -270,5 +272,5 @@ def _dsn(key: str, dsn: str | UnsetType) -> str:
 
 
 def dequeue(job_key: str) -> Request[bool]:
-    """Takes a job key back; True when an unfinished job had it."""
-    return bool((yield Query("dequeue", {"job_key": job_key})))
+    """Takes a job key back; True when an unfinished job had it. Raises InvalidRequest."""
+    return bool((yield Query("dequeue", {"job_key": given.text("job_key", job_key)})))

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, TypeVar, Unpack
 
 from wqcore.catalog import Catalog
-from wqcore.control import changes, jobs, masters, outcomes, queues, results, schedules
+from wqcore.control import changes, given, jobs, masters, outcomes, queues, results, schedules
 from wqcore.control.changes import BITE_JOBS, CANCELLED, Changed, Chosen, Progress
 from wqcore.control.filters import EVERYTHING, JobFilter
 from wqcore.control.jobs import JobInfo, Owner
@@ -118,7 +118,7 @@ class AsyncControl:
         if at.waiters is None:
             at.waiters = results.Waiters(lambda ids: self._do(results.ended(ids), at=at))
         try:
-            async with asyncio.timeout(timeout_s) as limit:
+            async with asyncio.timeout(given.seconds("timeout_s", timeout_s)) as limit:
                 while True:
                     kept = await at.waiters.ended(job_id)
                     info = await self._do(results.finished(job_id, kept=kept), at=at)
@@ -194,7 +194,7 @@ class AsyncControl:
 
     async def drain_masters(self, ids: Iterable[str]) -> list[str]:
         """Asks masters to drain, wherever they run, as TERM does; the ids of those that are there."""
-        wanted = list(ids)
+        wanted = given.master_ids(ids)
         return [id_ for at in self._routes.targets for id_ in await self._do(masters.ask_to_drain(wanted), at=at)]
 
     # --- schedules --------------------------------------------------------------------------------------------------

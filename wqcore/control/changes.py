@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from wqcore.control import given
 from wqcore.control.filters import JobFilter, moment, parameters
 from wqcore.control.jobs import window
 from wqcore.db.connect import BigIntArray
@@ -24,6 +25,7 @@ from wqcore.job import ERROR_TEXT_CHARS_MAX, PRIORITY_MAX, PRIORITY_MIN, JobStat
 
 BITE_JOBS = 1_000
 """Jobs that one transaction changes: some 30 ms, so that neither vacuum nor a shard waits for it."""
+BITE_JOBS_MAX = 10_000
 CANCELLED = "cancelled by request"
 
 ANY_REVISION = -1
@@ -64,7 +66,9 @@ def added_to(before: Changed, progress: Progress) -> Progress:
 
 
 def cancel(chosen: Chosen, reason: str) -> dict[str, Any]:
-    """The parameters of control_cancel.sql."""
+    """The parameters of control_cancel.sql. Raises InvalidRequest."""
+    if not isinstance(reason, str):
+        raise InvalidRequest(f"reason is {reason!r}: give a str")
     states = chosen.states if isinstance(chosen, JobFilter) else None
     running_too = states is None or JobState.RUNNING in [JobState(state) for state in states]
     return {"reason": reason.replace("\x00", "\ufffd")[:ERROR_TEXT_CHARS_MAX], "running_too": running_too}
@@ -79,9 +83,7 @@ def retry(chosen: Chosen) -> dict[str, Any]:
 
 def reprioritise(priority: int) -> dict[str, Any]:
     """The parameters of control_reprioritise.sql. Raises InvalidRequest."""
-    if not PRIORITY_MIN <= priority <= PRIORITY_MAX:
-        raise InvalidRequest(f"priority {priority} is outside {PRIORITY_MIN} … {PRIORITY_MAX}")
-    return {"priority": priority}
+    return {"priority": given.whole("priority", priority, PRIORITY_MIN, PRIORITY_MAX)}
 
 
 def reschedule(run_at: dt.datetime | dt.timedelta) -> dict[str, Any]:
@@ -94,8 +96,7 @@ def change(
     statement: str, chosen: Chosen, more: dict[str, Any], *, bite: int = BITE_JOBS, progress: Progress | None = None
 ) -> Request[Changed]:
     """Sends a change to all the chosen jobs, bite by bite; `progress` is told the sum after each. Raises InvalidRequest."""
-    if not 1 <= bite <= 10_000:
-        raise InvalidRequest(f"bite {bite} is outside 1 … 10000 jobs")
+    given.whole("bite", bite, 1, BITE_JOBS_MAX)
     total = Changed()
     bites = _walk(chosen, bite) if isinstance(chosen, JobFilter) else _given(chosen, bite)
     at = None

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from wqcore.control import given
 from wqcore.db.connect import BigIntArray
 from wqcore.errors import InvalidRequest
 from wqcore.job import FINISHED, PRIORITY_MAX, PRIORITY_MIN, JobState
@@ -75,13 +76,19 @@ def parameters(chosen: JobFilter) -> dict[str, Any]:
         if isinstance(getattr(chosen, name), str | int):
             raise InvalidRequest(f"{name} is a list of them: write [{getattr(chosen, name)!r}]")
     states = None if chosen.states is None else set(_states(chosen.states))
+    for name in ("serial_key", "job_key", "key", "error"):
+        if (value := getattr(chosen, name)) is not None:
+            given.text(name, value)
+    for name in ("args", "metadata"):
+        if not isinstance(getattr(chosen, name) or {}, Mapping):
+            raise InvalidRequest(f"{name} is {getattr(chosen, name)!r}: give a dict of path and value")
     ended = FINISHED if states is None else states & FINISHED
     older_at, older_s = _moment("older_than", chosen.older_than)
     newer_at, newer_s = _moment("newer_than", chosen.newer_than)
     return {
-        "ids": None if chosen.ids is None else BigIntArray(list(chosen.ids)),
-        "kinds": _texts(chosen.kinds),
-        "queues": _texts(chosen.queues),
+        "ids": None if chosen.ids is None else BigIntArray(given.job_ids(chosen.ids)),
+        "kinds": _texts("kinds", chosen.kinds),
+        "queues": _texts("queues", chosen.queues),
         "states": None if states is None else sorted(states),
         "unfinished": states is None or bool(states - FINISHED),
         # few jobs are cancelled or discarded beside those that completed, and they have an index of their own
@@ -89,15 +96,15 @@ def parameters(chosen: JobFilter) -> dict[str, Any]:
         "serial_key": chosen.serial_key,
         "job_key": chosen.job_key,
         "key": chosen.key,
-        "tags": _texts(chosen.tags),
+        "tags": _texts("tags", chosen.tags),
         "error": chosen.error,
         "older_at": older_at,
         "older_s": older_s,
         "newer_at": newer_at,
         "newer_s": newer_s,
-        "priority_min": chosen.priority_min,
-        "priority_max": chosen.priority_max,
-        "paths": [*(chosen.args or ()), *(chosen.metadata or ())],
+        "priority_min": given.whole("priority_min", chosen.priority_min, PRIORITY_MIN, PRIORITY_MAX),
+        "priority_max": given.whole("priority_max", chosen.priority_max, PRIORITY_MIN, PRIORITY_MAX),
+        "paths": [given.text("path", path) for path in (*(chosen.args or ()), *(chosen.metadata or ()))],
         "in_metadata": [False] * len(chosen.args or ()) + [True] * len(chosen.metadata or ()),
         "values": [*_values("args", chosen.args), *_values("metadata", chosen.metadata)],
         "texts": [
@@ -108,9 +115,11 @@ def parameters(chosen: JobFilter) -> dict[str, Any]:
 
 
 def moment(name: str, value: Moment) -> tuple[dt.datetime | None, float | None]:
-    """(time, None) or (None, seconds) of a moment. Raises InvalidRequest for a time without time zone."""
+    """(time, None) or (None, seconds) of a moment. Raises InvalidRequest for a time without time zone, or no time at all."""
     if isinstance(value, dt.timedelta):
         return None, value.total_seconds()
+    if not isinstance(value, dt.datetime):
+        raise InvalidRequest(f"{name} is {value!r}: use a datetime with a time zone, or a timedelta")
     if value.tzinfo is None:
         raise InvalidRequest(f"{name} {value} has no time zone: use datetime.now(datetime.UTC), or a timedelta")
     return value, None
@@ -127,13 +136,17 @@ def _states(states: Sequence[JobState | str]) -> list[JobState]:
         raise InvalidRequest(f"states: {error}; there are {', '.join(JobState)}") from None
 
 
-def _texts(values: Sequence[str] | None) -> list[str] | None:
-    return None if values is None else list(values)
+def _texts(name: str, values: Sequence[str] | None) -> list[str] | None:
+    return None if values is None else [given.text(name, value) for value in values]
 
 
 def _values(name: str, wanted: Mapping[str, Any] | None) -> list[str]:
     try:
         values = (wanted or {}).values()
-        return [msgspec.json.encode(str(value) if isinstance(value, AsText) else value).decode() for value in values]
-    except TypeError as error:
+        found = [msgspec.json.encode(str(value) if isinstance(value, AsText) else value).decode() for value in values]
+    except (TypeError, UnicodeEncodeError) as error:
         raise InvalidRequest(f"{name}: {error}; give values that JSON has") from None
+    for value in found:
+        if "\\u0000" in value:
+            raise InvalidRequest(f"{name}: {value} contains a NUL character, which PostgreSQL cannot hold")
+    return found

@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
+from wqcore.control import given
 from wqcore.control.filters import JobFilter, parameters
 from wqcore.db.request import Query, Request, Rows
-from wqcore.errors import InvalidRequest
 from wqcore.job import FINISHED, JobState
 
 WINDOW_JOBS = 5_000
@@ -167,11 +167,10 @@ def owner(job_id: int) -> Request[Owner]:
 
 def jobs(chosen: JobFilter, limit: int, after: int) -> Request[list[JobInfo]]:
     """A page of the jobs that match, by id. Raises InvalidRequest."""
-    if not 1 <= limit <= PAGE_JOBS_MAX:
-        raise InvalidRequest(f"limit {limit} is outside 1 … {PAGE_JOBS_MAX}; read the next page with after=<last id>")
+    given.whole("limit", limit, 1, PAGE_JOBS_MAX)
     wanted = parameters(chosen)
     found: list[JobInfo] = []
-    at: int | None = after
+    at: int | None = given.whole("after", after, 0, given.JOB_ID_MAX)
     while at is not None and len(found) < limit:
         part = yield from window(wanted, after=at, n=limit - len(found), whole=True)
         found += [info(row) for row in part.rows if row[0] > after]

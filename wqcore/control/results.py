@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from wqcore import clock
+from wqcore.control import given
 from wqcore.control.jobs import JobInfo, job
 from wqcore.db.connect import BigIntArray
 from wqcore.db.request import Pause, Query, Request
@@ -22,6 +23,7 @@ LOOK_MIN_S, LOOK_MAX_S, LOOK_GROWTH = 0.010, 0.250, 1.5
 
 def wait(job_id: int, timeout_s: float | None) -> Request[JobInfo]:
     """The job once it has finished. Raises JobNotFound or TimeoutError."""
+    timeout_s = given.seconds("timeout_s", timeout_s)
     end = None if timeout_s is None else clock.monotonic() + timeout_s
     delay = LOOK_MIN_S
     while True:

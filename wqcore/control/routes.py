@@ -13,6 +13,7 @@ from typing import Any, Generic, Self, TypeVar
 
 import msgspec
 
+from wqcore.control import given
 from wqcore.control.changes import Chosen
 from wqcore.control.filters import JobFilter
 from wqcore.db.connect import describe
@@ -111,7 +112,8 @@ class Routes(Generic[T]):
         )
 
     def of_job(self, job_id: int) -> T:
-        """The database of a job. Raises InvalidRequest for a number that does not say."""
+        """The database of a job. Raises InvalidRequest for what is no id, and for a number that does not say."""
+        given.job_id(job_id)
         if not self.checks:
             return self.home
         name = getattr(job_id, "database", None)
@@ -125,24 +127,27 @@ class Routes(Generic[T]):
         )
 
     def of_chosen(self, chosen: Chosen) -> Iterator[tuple[T, Chosen]]:
-        """What was chosen, by database."""
-        if not self.checks:
-            yield self.home, chosen
-        elif not isinstance(chosen, JobFilter):
-            ids = [chosen] if isinstance(chosen, int) else list(chosen)
+        """What was chosen, by database. Raises InvalidRequest for what is no choice."""
+        if not isinstance(chosen, JobFilter):
+            ids = given.job_ids([chosen] if isinstance(chosen, int) else chosen)
+            if not self.checks:
+                yield self.home, ids
+                return
             found: dict[str, list[int]] = {}
             for job_id in ids:
                 found.setdefault(self.of_job(job_id).name, []).append(job_id)
             for name, some in found.items():
                 yield self.named(name), some
-        elif chosen.ids is not None:
+        elif self.checks and chosen.ids is not None:
             yield self.of_filter(chosen)[0], chosen
         else:
             for target in self.of_queues(chosen.queues):
                 yield target, chosen
 
     def of_filter(self, chosen: JobFilter) -> list[T]:
-        """Where jobs that match can be. Raises InvalidRequest for ids of several databases."""
+        """Where jobs that match can be. Raises InvalidRequest for what is no filter, and for ids of several databases."""
+        if not isinstance(chosen, JobFilter):
+            raise InvalidRequest(f"{chosen!r} is no filter: pass a JobFilter, as JobFilter(kinds=['mail'])")
         if chosen.ids is None or not self.checks:
             return self.of_queues(chosen.queues)
         found = {self.of_job(job_id).name for job_id in chosen.ids}

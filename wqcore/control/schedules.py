@@ -14,6 +14,7 @@ import msgspec
 
 from wqcore import ticks
 from wqcore.catalog import Catalog
+from wqcore.control import given
 from wqcore.db.request import Query, Request
 from wqcore.errors import InvalidArgs, InvalidSchedule, PlannedKind, UnknownKind, UnknownQueue, UnknownSchedule
 from wqcore.recurring import Source, columns, schedule_of
@@ -104,7 +105,7 @@ def queue_of(catalog: Catalog, name: str, schedule: Schedule) -> str:
 
 def exists(name: str) -> Request[bool]:
     """Whether there is a schedule of that name."""
-    return bool((yield Query("schedule_sources", {"names": [name]})))
+    return bool((yield Query("schedule_sources", {"names": [given.text("name", name)]})))
 
 
 def set_schedule(name: str, schedule: Schedule) -> Request[None]:
@@ -133,17 +134,17 @@ def set_schedule(name: str, schedule: Schedule) -> Request[None]:
 
 def pause_schedule(name: str) -> Request[bool]:
     """Pauses a schedule; False when it was paused already. Raises UnknownSchedule."""
-    return _changed(name, (yield Query("schedule_pause", {"name": name})))
+    return _changed(name, (yield Query("schedule_pause", {"name": given.text("name", name)})))
 
 
 def resume_schedule(name: str) -> Request[bool]:
     """Lets a schedule go on with its next tick; False when it was not paused. Raises UnknownSchedule."""
-    return _changed(name, (yield Query("schedule_resume", {"name": name})))
+    return _changed(name, (yield Query("schedule_resume", {"name": given.text("name", name)})))
 
 
 def trigger_schedule(name: str) -> Request[int]:
     """Inserts the job of a schedule now, also while it is paused; its id. Raises UnknownSchedule or InsertError."""
-    metadata = msgspec.json.encode({"schedule": name, "triggered": True}).decode()
+    metadata = msgspec.json.encode({"schedule": given.text("name", name), "triggered": True}).decode()
     rows = yield Query("schedule_fire", {"name": name, "metadata": [metadata]})
     if not rows:
         raise _unknown(name)
@@ -155,7 +156,7 @@ def delete_schedule(name: str) -> Request[None]:
 
     One that code or configuration declare comes back with the next start of such a master: pause it instead.
     """
-    if not (yield Query("schedule_delete", {"name": name})):
+    if not (yield Query("schedule_delete", {"name": given.text("name", name)})):
         raise _unknown(name)
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, Unpack
 
 from wqcore import clock
 from wqcore.catalog import Catalog
-from wqcore.control import changes, jobs, masters, outcomes, queues, results, schedules
+from wqcore.control import changes, given, jobs, masters, outcomes, queues, results, schedules
 from wqcore.control.changes import BITE_JOBS, CANCELLED, Changed, Chosen, Progress
 from wqcore.control.filters import EVERYTHING, JobFilter
 from wqcore.control.jobs import JobInfo, Owner
@@ -148,7 +148,7 @@ class SyncControl:
 
     def drain_masters(self, ids: Iterable[str]) -> list[str]:
         """As `Client.drain_masters`."""
-        wanted = list(ids)
+        wanted = given.master_ids(ids)
         return [id_ for at in self._routes.targets for id_ in self._do(masters.ask_to_drain(wanted), at=at)]
 
     # --- schedules --------------------------------------------------------------------------------------------------
