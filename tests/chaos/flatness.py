@@ -20,12 +20,15 @@ SAMPLES_MIN = 30
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """A measure may grow by this share of its median, or by this much where that is more, over the part that is judged."""
+    """A measure may grow by this share of its median, or by this much where that is more, over the part that is judged.
+
+    `share` None: it grows by its nature, and is reported without a judgement.
+    """
 
     measure: str
     title: str
     unit: str
-    share: float
+    share: float | None
     least: float
 
 
@@ -37,10 +40,10 @@ class Judgement(msgspec.Struct, frozen=True):
     unit: str
     median: float
     growth: float
-    allowed: float
+    allowed: float | None
     samples: int
     flat: bool | None
-    """None: too few samples to say."""
+    """None: too few samples to say, or not judged."""
 
 
 RULES = [
@@ -50,7 +53,8 @@ RULES = [
     Rule("trees_pss_mb", "memory of both trees (PSS)", "MB", 0.05, 5.0),
     Rule("descriptors", "open files of the undisturbed tree", "", 0.0, 1.0),
     Rule("connections", "connections of the masters", "", 0.0, 1.0),
-    Rule("dead_rows_per_turn", "dead rows visited per turn", "rows", 0.2, 1.0),
+    Rule("dead_rows_per_turn_settled", "dead rows visited per turn", "rows", 0.2, 1.0),
+    Rule("dead_rows_per_turn_moved", "the same, while slots got a new owner", "rows", None, 0.0),
     Rule("buffers_per_turn", "pages of the job table and its indexes per turn", "pages", 0.2, 5.0),
     Rule("p50_ms", "latency, median", "ms", 0.25, 2.0),
     Rule("p99_ms", "latency, p99", "ms", 0.5, 20.0),
@@ -76,10 +80,10 @@ def judge(rule: Rule, at: Sequence[float], values: Sequence[float | None], lengt
         if value is not None and when >= length_s * JUDGED_FROM
     ]
     if len(pairs) < 2:
-        return Judgement(rule.measure, rule.title, rule.unit, 0.0, 0.0, 0.0, len(pairs), None)
+        return Judgement(rule.measure, rule.title, rule.unit, 0.0, 0.0, None, len(pairs), None)
     times, seen = zip(*pairs, strict=True)
     median = statistics.median(seen)
     growth = slope(times, seen) * length_s * (1 - JUDGED_FROM)
-    allowed = max(rule.share * median, rule.least)
-    flat = growth <= allowed if len(pairs) >= SAMPLES_MIN else None
+    allowed = None if rule.share is None else max(rule.share * median, rule.least)
+    flat = None if allowed is None or len(pairs) < SAMPLES_MIN else growth <= allowed
     return Judgement(rule.measure, rule.title, rule.unit, median, growth, allowed, len(pairs), flat)

@@ -27,6 +27,7 @@ select (select sum(idx_tup_read - idx_tup_fetch) from pg_stat_user_indexes
          where schemaname = '{SCHEMA}' and relname = 'job')::bigint as buffers,
        (select n_tup_ins from pg_stat_user_tables where schemaname = '{SCHEMA}' and relname = 'claim')::bigint as turns,
        (select n_tup_ins from pg_stat_user_tables where schemaname = '{SCHEMA}' and relname = 'job')::bigint as jobs,
+       (select n_tup_ins from pg_stat_user_tables where schemaname = '{SCHEMA}' and relname = 'shard')::bigint as shards,
        (pg_current_wal_insert_lsn() - '0/0')::bigint as wal,
        extract(epoch from pg_postmaster_start_time())::float8 as server_since
 """
@@ -66,7 +67,13 @@ class Sample(msgspec.Struct, kw_only=True):
     claim_mb: float
     history_mb: float
     snapshot_s: float
+    shards_begun: int | None = None
+    """Workers that have registered: each reads the slots that it gets from their heads."""
     dead_rows_per_turn: float | None = None
+    dead_rows_per_turn_settled: float | None = None
+    """The same, in samples in which no slot has got a new owner."""
+    dead_rows_per_turn_moved: float | None = None
+    """The same, in the others."""
     buffers_per_turn: float | None = None
     turns_per_s: float | None = None
     jobs_per_s: float | None = None
@@ -102,9 +109,14 @@ class Sampler:
 def _rates(found: Sample, seconds: float, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     if now["server_since"] != before["server_since"]:
         return
-    past = {name: now[name] - before[name] for name in ("dead_rows", "buffers", "turns", "jobs", "wal")}
+    past = {name: now[name] - before[name] for name in ("dead_rows", "buffers", "turns", "jobs", "wal", "shards")}
+    found.shards_begun = past["shards"]
     if past["turns"] > 0:
         found.dead_rows_per_turn = past["dead_rows"] / past["turns"]
+        if found.shards_begun:
+            found.dead_rows_per_turn_moved = found.dead_rows_per_turn
+        else:
+            found.dead_rows_per_turn_settled = found.dead_rows_per_turn
         found.buffers_per_turn = past["buffers"] / past["turns"]
     if past["jobs"] > 0:
         found.wal_bytes_per_job = past["wal"] / past["jobs"]

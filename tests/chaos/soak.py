@@ -368,11 +368,16 @@ def table(report: Report) -> str:
     """The judgements as a table of Markdown."""
     lines = ["| measure | median | trend over the judged part | allowed |", "|---|--:|--:|--:|"]
     lines += [
-        f"| {each.title} | {_number(each.median)} {each.unit} | {each.growth:+.3g} {each.unit} | "
-        f"+{each.allowed:.3g}{'' if each.flat else ', **not flat**' if each.flat is False else ', too short'} |"
+        f"| {each.title} | {_number(each.median)} {each.unit} | {each.growth:+.3g} {each.unit} | {_allowed(each)} |"
         for each in report.judged
     ]
     return "\n".join(lines)
+
+
+def _allowed(judged: Judgement) -> str:
+    if judged.allowed is None:
+        return "not judged"
+    return f"+{judged.allowed:.3g}{'' if judged.flat else ', **not flat**' if judged.flat is False else ', too short'}"
 
 
 def _number(value: float) -> str:

@@ -112,3 +112,25 @@ async def test_the_sweep_of_cancellations_looks_at_no_job_but_those_that_were_as
     assert cancelled == [1, 0]
     assert database.sql("select id from {s}.job where id = any(%s)", [held, waiting]) == [(held,)]
     await aconn.close()
+
+
+@pytest.mark.usefixtures("old_snapshot")
+async def test_the_new_owner_of_a_slot_walks_over_what_is_gone_once_and_not_in_each_turn(
+    database: Fresh, new_shard: NewShard
+) -> None:
+    """Nothing came in the lanes of priority 2 any more: beside a snapshot each turn walked over all that had been there."""
+    database.sql(
+        "insert into {s}.job (queue, slot, priority, kind, args) select 'default', n %% 4, 1 + n %% 2, 'k', '{{}}' "
+        "from generate_series(1, %s) n", DEAD,
+    )  # fmt: skip
+    database.sql("delete from {s}.job")
+    protocol, lanes = await new_shard(1), lanes_of(priorities=(1, 2))
+    assert protocol.conn is not None
+    assert await visited(database, protocol.conn, lambda: turn(protocol, lanes, limit=100), "job_ready") >= DEAD
+    for _ in range(4):
+        add(database)
+        look = await protocol.look(lanes, [])
+        lanes.look(look.sequence, look.oldest_xid, look.next_xid, late=False, now_us=look.now_us)
+        await turn(protocol, lanes)
+    assert await visited(database, protocol.conn, lambda: turn(protocol, lanes, limit=100), "job_ready") < 50
+    assert await visited(database, protocol.conn, lambda: protocol.look(lanes, []), "job_ready") < 50

@@ -34,6 +34,7 @@ def test_a_short_soak_loses_nothing_does_all_that_it_says_and_writes_its_page(tm
     read = msgspec.json.decode((tmp_path / "reliability/soak.json").read_bytes(), type=Report)
     assert len(read.samples) >= 2
     assert any(sample.dead_rows_per_turn is not None for sample in read.samples)
+    assert any(sample.shards_begun for sample in read.samples)
     assert any(sample.p50_ms is not None for sample in read.samples)
     assert (tmp_path / "reliability/soak.svg").read_text().startswith("<?xml")
     page = (tmp_path / "reliability.md").read_text()

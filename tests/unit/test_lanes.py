@@ -281,3 +281,43 @@ def test_a_slot_that_is_lost_again_leaves_nothing_behind() -> None:
     assert lanes.behind()
     lanes.set_slots([])
     assert not lanes.behind()
+
+
+def test_a_lane_without_a_job_goes_on_from_the_floor() -> None:
+    """A new owner of a slot walked, in each turn, over all that had been in a lane, when nothing came there any more."""
+    lanes = Lanes([5, 1])
+    lanes.set_slots([0])
+    lanes.plan()
+    lanes.took([row(7)], 2)
+    for sequence, xid in ((100, 20), (120, 40), (140, 60)):
+        lanes.look(sequence, xid - 1, xid, late=False)
+        lanes.plan()
+        lanes.took([], 2)
+    assert lanes.floor == 100
+    assert lanes.plan() == ([0, 0], [5, 1], [100, 100])
+
+
+def test_a_lane_that_a_limit_has_stopped_does_not_go_on_from_the_floor() -> None:
+    lanes = Lanes([5, 1])
+    lanes.set_slots([0])
+    for sequence, xid in ((100, 20), (120, 40), (140, 60)):
+        lanes.look(sequence, xid - 1, xid, late=False)
+        lanes.plan()
+        lanes.took([row(sequence // 20, priority=5)], 1)
+    assert lanes.floor == 100
+    assert lanes.plan() == ([0, 0], [5, 1], [7, 0])
+
+
+def test_a_server_that_draws_known_ids_once_more_is_read_from_its_head() -> None:
+    """A standby was promoted that had not got all: its new jobs have ids that our cursors are beyond."""
+    lanes = Lanes([1])
+    lanes.set_slots([0])
+    for sequence, xid in ((100, 20), (120, 40), (140, 60)):
+        lanes.look(sequence, xid - 1, xid, late=False)
+        lanes.plan()
+        lanes.took([row(sequence)], 2)
+    assert (lanes.floor, lanes.plan()) == (100, ([0], [1], [140]))
+    lanes.connected()
+    lanes.look(90, 5, 6, late=False)
+    assert (lanes.floor, lanes.plan()) == (0, ([0], [1], [0]))
+    assert lanes.behind()
