@@ -104,3 +104,55 @@ def test_a_promoted_standby_is_found_and_every_acknowledged_job_is_completed(
         assert "Traceback" not in world.log()
     finally:
         world.stop()
+
+
+def test_jobs_of_a_promoted_standby_that_had_not_got_all_run_though_their_ids_were_used_before(
+    new_cluster: NewCluster, tmp_path: Path
+) -> None:
+    """They stayed for ever: the shard went on from ids that it had read on the old primary."""
+    primary = new_cluster()
+    with admin(primary) as conn:
+        conn.execute("create database jobs")
+    standby = new_cluster("standby", copy_of=primary)
+    hosts = either(standby, primary, database="jobs")
+    world = World(tmp_path, make_conninfo(hosts, target_session_attrs="read-write"))
+    try:
+        config = world.configure(database={"dsn": hosts, "connect_timeout_s": 2}, queues__default={"poll_interval_s": 0.2})
+        world.start(config)
+        ready(world)
+        with admin(standby) as conn:  # from here on it hears nothing
+            until(lambda: has_shard(standby), "the standby knows the shard")
+            conn.execute("alter system set primary_conninfo = ''")
+            conn.execute("select pg_reload_conf()")
+            until(lambda: conn.execute("select count(*) from pg_stat_wal_receiver").fetchone() == (0,), "it streams no more")
+        with wqcore.SyncClient(load(config, environ={}), catalog=CATALOG) as client:
+            end = time.monotonic() + 3
+            while time.monotonic() < end:  # looks and turns, so that the floor goes up
+                client.insert_many([Nap()] * 20)
+                time.sleep(0.1)
+            until(lambda: world.scalar("select count(*) from wqcore.job") == 0, "all have ended")
+            newest = world.scalar("select max(id) from wqcore.history")
+            primary.crash()
+            with psycopg.connect(standby.dsn, autocommit=True) as conn:
+                assert conn.execute("select pg_promote(wait => true)").fetchone() == (True,)
+            world.conn = psycopg.connect(world.dsn, autocommit=True)
+            again = until(lambda: inserted(client), "the client finds the standby")
+            assert max(again) < newest, "no id was used before, so this shows nothing"
+            until(lambda: world.scalar("select count(*) from wqcore.job") == 0, "they have ended")
+            assert {client.wait(job_id, timeout_s=5).state for job_id in again} == {"completed"}
+    finally:
+        world.stop()
+
+
+def has_shard(standby: Cluster) -> bool:
+    with psycopg.connect(make_conninfo(standby.dsn, dbname="jobs"), autocommit=True) as conn:
+        row = conn.execute("select count(*) from wqcore.slot where shard is not null").fetchone()
+        return row is not None and row[0] > 0
+
+
+def inserted(client: wqcore.SyncClient) -> list[int]:
+    """Ids of ten new jobs; none while there is no server."""
+    try:
+        return [int(client.insert(Nap())) for _ in range(10)]
+    except wqcore.DatabaseUnavailable:
+        return []
