@@ -12,7 +12,7 @@ from psycopg import pq, sql
 import handlers
 import wqcore
 from handlers import platform as platform_settings
-from handlers.store import PLANS
+from handlers.store import SETTINGS
 from tests.fix_pg import Fresh
 from wqcore.db import migrate
 from wqcore.db.statements import without_comments
@@ -40,8 +40,8 @@ def test_every_statement_prepares_whatever_the_schemas_are_called(
 
 
 def test_no_statement_reads_a_whole_table(database: Fresh, statements: wqcore.Statements) -> None:
-    for setting in re.findall(r"-c (\w+)=(\w+)", PLANS):
-        database.conn.execute(sql.SQL("set {} = {}").format(sql.Identifier(setting[0]), sql.Literal(setting[1])))
+    for name, value in SETTINGS.items():
+        database.conn.execute(sql.SQL("set {} = {}").format(sql.Identifier(name), sql.Literal(value)))
     read: dict[str, list[str]] = {}
     for name in NAMES:
         parameters = _prepare(database, name, statements[name].decode())

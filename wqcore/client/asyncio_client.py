@@ -17,6 +17,7 @@ from wqcore.client.bulk import Bulk, Progress, Skipped
 from wqcore.client.front import (
     ANSWER_S,
     IDLE_CHECK_S,
+    OWN_POOL_WAIT_S,
     POOL_CONNECTIONS_MAX,
     Front,
     Item,
@@ -105,8 +106,9 @@ class Client(Front, AsyncControl):
         await self.stop()
 
     def pool(
-        self, *, connections_max: int = POOL_CONNECTIONS_MAX, name: str = "wqcore pool", statement_timeout_s: float | None = None,
-        settings: Mapping[str, str] = NO_SETTINGS, configure: Callable[[Any], Awaitable[None]] | None = None, **connection: Any,
+        self, *, connections_max: int = POOL_CONNECTIONS_MAX, wait_s: float = OWN_POOL_WAIT_S, name: str = "wqcore pool",
+        statement_timeout_s: float | None = None, settings: Mapping[str, str] = NO_SETTINGS,
+        configure: Callable[[Any], Awaitable[None]] | None = None, **connection: Any,
     ) -> AsyncConnectionPool[Any]:  # fmt: skip
         """A pool of connections for the program's own tables, in this client's database: `async with client.pool() as pool`.
 
@@ -117,6 +119,7 @@ class Client(Front, AsyncControl):
 
         Args:
             connections_max: at most so many connections; one is kept open.
+            wait_s: seconds that `pool.connection()` waits for one that is free before it raises psycopg_pool.PoolTimeout.
             name: the `application_name`, which the server's lists of sessions show.
             statement_timeout_s: seconds after which the server ends a statement.
             settings: further settings of the session, as `{"search_path": "shop"}`.
@@ -126,7 +129,7 @@ class Client(Front, AsyncControl):
         Raises InvalidRequest.
         """
         arguments = own_pool_arguments(
-            self._routes.home, async_class, connections_max=connections_max, name=name,
+            self._routes.home, async_class, connections_max=connections_max, wait_s=wait_s, name=name,
             statement_timeout_s=statement_timeout_s, settings=settings, connection=connection,
         )  # fmt: skip
         road = arguments["kwargs"]["road"]

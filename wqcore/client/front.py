@@ -35,6 +35,8 @@ from wqcore.line.traces import tracing
 from wqcore.settings import HOME, Database, Insert, Settings
 
 POOL_CONNECTIONS_MAX = 8
+OWN_POOL_WAIT_S = 30.0
+"""Work keeps a connection for longer than our statements do, and whoever comes meanwhile is not to fail for that."""
 CONNECTIONS_MAX = 10_000
 POOL_IDLE_S = 30.0
 """Each time that so long passes with a connection too many, one is closed. Whenever connections break, callers that find none
@@ -247,8 +249,8 @@ def pool_arguments(
 
 
 def own_pool_arguments(
-    link: Link, made: Callable[..., type[Any]], *, connections_max: int, name: str, statement_timeout_s: float | None,
-    settings: Mapping[str, str], connection: dict[str, Any],
+    link: Link, made: Callable[..., type[Any]], *, connections_max: int, wait_s: float, name: str,
+    statement_timeout_s: float | None, settings: Mapping[str, str], connection: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """For a pool of the program's own. Raises InvalidRequest."""
     given.whole("connections_max", connections_max, 1, CONNECTIONS_MAX)
@@ -259,6 +261,7 @@ def own_pool_arguments(
         raise InvalidRequest(f"statement_timeout_s {timeout_s:g} is not above 0")
     settings = {**settings, "statement_timeout": str(int(timeout_s * 1000))}
     found = pool_arguments(link, made, name=name, connections_max=connections_max, settings=settings)
+    found["timeout"] = given.seconds("wait_s", wait_s)
     found["kwargs"] |= {"autocommit": False, **connection, "road": Road(timeout_s)}
     if not link.database.listens:
         found["kwargs"]["prepare_threshold"] = None  # what is prepared would stay in a session that others get next

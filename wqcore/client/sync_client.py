@@ -17,6 +17,7 @@ from wqcore.client.bulk import Bulk, Progress, Skipped
 from wqcore.client.front import (
     ANSWER_S,
     IDLE_CHECK_S,
+    OWN_POOL_WAIT_S,
     POOL_CONNECTIONS_MAX,
     Front,
     Item,
@@ -104,12 +105,13 @@ class SyncClient(Front, SyncControl):
         self.stop()
 
     def pool(
-        self, *, connections_max: int = POOL_CONNECTIONS_MAX, name: str = "wqcore pool", statement_timeout_s: float | None = None,
-        settings: Mapping[str, str] = NO_SETTINGS, configure: Callable[[Any], None] | None = None, **connection: Any,
+        self, *, connections_max: int = POOL_CONNECTIONS_MAX, wait_s: float = OWN_POOL_WAIT_S, name: str = "wqcore pool",
+        statement_timeout_s: float | None = None, settings: Mapping[str, str] = NO_SETTINGS,
+        configure: Callable[[Any], None] | None = None, **connection: Any,
     ) -> ConnectionPool[Any]:  # fmt: skip
         """As `Client.pool`: `with client.pool() as pool`."""
         arguments = own_pool_arguments(
-            self._routes.home, sync_class, connections_max=connections_max, name=name,
+            self._routes.home, sync_class, connections_max=connections_max, wait_s=wait_s, name=name,
             statement_timeout_s=statement_timeout_s, settings=settings, connection=connection,
         )  # fmt: skip
         road = arguments["kwargs"]["road"]
