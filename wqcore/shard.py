@@ -515,7 +515,7 @@ class Shard:
             self._dsn, self._settings.database, name=f"wqcore {self.queue} shard {self.id}"[:60]
         )
         self._protocol.conn = conn
-        self.lanes.connected()
+        before = self._protocol.server
         if self._settings.database.listens:
             conn.add_notify_handler(lambda notification: self._notified(notification.payload))
             await conn.execute(b'listen "' + self._channel.encode() + b'"', prepare=False)
@@ -524,6 +524,7 @@ class Shard:
             self._registered = True
         else:
             await self._protocol.begin_session()
+        self.lanes.connected(another=self._protocol.server != before)
         await self._obey(await self._protocol.look(self.lanes, []))
         self._proved()
         missing = await self._gone.missing(self.executor.held())

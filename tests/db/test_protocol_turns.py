@@ -469,3 +469,12 @@ async def test_the_view_shows_one_state_for_every_job(database: Fresh, new_shard
         running: "running", completed: "completed", cancelled: "cancelled", available: "available", due: "available",
         scheduled: "scheduled", retryable: "retryable",
     }
+
+
+async def test_a_session_says_which_run_of_which_server_it_is_of(database: Fresh, new_shard: NewShard) -> None:
+    first, second = await new_shard(1), await new_shard(2)
+    assert first.server
+    assert first.server == second.server
+    database.conn.execute("select pg_stat_reset_shared('bgwriter')")  # as a crash does
+    await second.begin_session()
+    assert first.server != second.server

@@ -223,7 +223,7 @@ class Tables:
         if p["shard"] not in self.shards:
             return []
         self.sessions[p["shard"]] = self.sessions.get(p["shard"], 0) + 1
-        return [(self.sessions[p["shard"]],)]
+        return [(self.sessions[p["shard"]], "one")]
 
     def shard_leave(self, p: Params) -> Rows:
         """shard_leave.sql"""

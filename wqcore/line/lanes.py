@@ -233,12 +233,6 @@ class Lanes:
         """Takes in a look at the database; moves the floor up, or sends the lanes back to it when `late`."""
         self._now_seen = now_us
         self._advance_due = self._advance_ready = True
-        if sequence < max(self.floor, *self._after.values(), 0):
-            # ids that we have seen are to be drawn once more: this is another server, to which not all had come
-            self.floor = 0
-            self._marks.clear()
-            self._sequence_seen = None
-            self.rewind_to(0)
         if late:
             self.rewind_to(self.floor)
         elif not self._behind:
@@ -253,8 +247,14 @@ class Lanes:
             self._sequence_seen_us = DUE_FIRST_US if now_us is None else now_us
         self._turned_since_look = False
 
-    def connected(self) -> None:
-        """A new connection can lead to another server, whose clock may differ: what was learned of times is void."""
+    def connected(self, *, another: bool) -> None:
+        """A new connection can lead to another server, whose clock may differ: what was learned of times is void.
+
+        `another`: it does, or to the same one after a crash. What had not got there is gone, so it may draw ids once more that
+        are below the floor: looks search everything behind the cursors until there is a new floor.
+        """
+        if another:
+            self.floor = 0
         self.due_floor_us = DUE_FIRST_US
         self._now_seen = None
         self._marks.clear()

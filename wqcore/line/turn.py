@@ -93,6 +93,8 @@ class Protocol:
         self.keep_completed_hours = 0.0
         """How long the turn keeps completed jobs, in hours; 0 writes no history. A look says it."""
         self.conn: AsyncConnection | None = None
+        self.server = ""
+        """Which run of which server the session is of."""
 
     async def register(self, process: str) -> None:
         """Takes the lease, and begins a session."""
@@ -104,7 +106,7 @@ class Protocol:
         rows = await self._send("shard_session")
         if not rows:
             raise Fenced
-        self._session = rows[0][0]
+        self._session, self.server = rows[0]
 
     async def leave(self) -> None:
         """Gives the lease, the slots and the journal up."""
