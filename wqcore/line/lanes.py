@@ -1,7 +1,6 @@
 """Where each fetch goes on: a cursor per slot and priority, so that no fetch walks over rows that are gone.
 
-A lane is one slot at one priority, read in the order of ids. Three things can appear behind its cursor, and each has
-its way back:
+A lane is one slot at one priority, read in the order of ids. What can appear behind its cursor has its way back:
 
 - a job whose transaction committed late. The *floor* is an id below which nothing can appear any more: at a look we
   remember the newest id drawn; then a turn of ours takes an xid, which is newer than that of every transaction that has
@@ -13,6 +12,7 @@ its way back:
 - a job that another shard held when we took its slot: its slot's lanes start anew once the other has let go.
 - a job that still runs here when its slot, which was handed over, comes back: its lane starts at its head.
 - a job whose serial key was busy and that was passed over: its slot goes back to where the passing over began.
+- a job of another server, to which not everything had come, and which draws ids once more: the floor is zero then.
 
 Lanes of rows with a time have a floor of their own, a time: what was written by transactions that have ended is at or
 before it, unless somebody wrote a time that was long past already, or kept a transaction open for longer than `DUE_SLACK_US`
