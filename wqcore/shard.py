@@ -524,10 +524,15 @@ class Shard:
             self._registered = True
         else:
             await self._protocol.begin_session()
-        self.lanes.connected(another=self._protocol.server != before)
+        another = self._protocol.server != before
+        self.lanes.connected(another=another)
         await self._obey(await self._protocol.look(self.lanes, []))
         self._proved()
         missing = await self._gone.missing(self.executor.held())
+        if another and (created := self.executor.created()):
+            strangers = await self._gone.strangers(created)
+            self.executor.outcomes.drop(strangers)
+            missing |= strangers
         if missing:
             self.executor.drop_jobs(missing)
 

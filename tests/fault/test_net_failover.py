@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import msgspec
+import psutil
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
@@ -120,11 +121,7 @@ def test_jobs_of_a_promoted_standby_that_had_not_got_all_run_though_their_ids_we
         config = world.configure(database={"dsn": hosts, "connect_timeout_s": 2}, queues__default={"poll_interval_s": 0.2})
         world.start(config)
         ready(world)
-        with admin(standby) as conn:  # from here on it hears nothing
-            until(lambda: has_shard(standby), "the standby knows the shard")
-            conn.execute("alter system set primary_conninfo = ''")
-            conn.execute("select pg_reload_conf()")
-            until(lambda: conn.execute("select count(*) from pg_stat_wal_receiver").fetchone() == (0,), "it streams no more")
+        cut_off(standby)
         with wqcore.SyncClient(load(config, environ={}), catalog=CATALOG) as client:
             end = time.monotonic() + 3
             while time.monotonic() < end:  # looks and turns, so that the floor goes up
@@ -144,6 +141,15 @@ def test_jobs_of_a_promoted_standby_that_had_not_got_all_run_though_their_ids_we
         world.stop()
 
 
+def cut_off(standby: Cluster) -> None:
+    """A standby that knows the shard hears nothing more from its primary."""
+    with admin(standby) as conn:
+        until(lambda: has_shard(standby), "the standby knows the shard")
+        conn.execute("alter system set primary_conninfo = ''")
+        conn.execute("select pg_reload_conf()")
+        until(lambda: conn.execute("select count(*) from pg_stat_wal_receiver").fetchone() == (0,), "it streams no more")
+
+
 def has_shard(standby: Cluster) -> bool:
     with psycopg.connect(make_conninfo(standby.dsn, dbname="jobs"), autocommit=True) as conn:
         row = conn.execute("select count(*) from wqcore.slot where shard is not null").fetchone()
@@ -156,3 +162,44 @@ def inserted(client: wqcore.SyncClient) -> list[int]:
         return [int(client.insert(Nap())) for _ in range(10)]
     except wqcore.DatabaseUnavailable:
         return []
+
+
+def test_what_became_of_a_job_is_not_written_of_another_one_that_got_its_id(new_cluster: NewCluster, tmp_path: Path) -> None:
+    """A worker acknowledged, on a promoted standby, jobs of the old primary: new ones with their ids ended without a run."""
+    primary = new_cluster()
+    with admin(primary) as conn:
+        conn.execute("create database jobs")
+    standby = new_cluster("standby", copy_of=primary)
+    hosts = either(standby, primary, database="jobs")
+    world = World(tmp_path, make_conninfo(hosts, target_session_attrs="read-write"))
+    try:
+        config = world.configure(database={"dsn": hosts, "connect_timeout_s": 2})
+        master = world.start(config)
+        ready(world)
+        cut_off(standby)
+        with wqcore.SyncClient(load(config, environ={}), catalog=CATALOG) as client:
+            client.insert_many([Nap()] * 50)  # beyond what a sequence has written ahead
+            until(lambda: world.scalar("select count(*) from wqcore.job") == 0, "all have ended")
+            old = [int(client.insert(Nap(s))) for s in (0.5, 3.0)]
+            until(lambda: set(old) <= world.runs().keys(), "both run")
+            tree = [psutil.Process(master.pid), *psutil.Process(master.pid).children(recursive=True)]
+            primary.crash()
+            until(lambda: "trying again" in world.log(), "the worker has noticed")
+            time.sleep(0.6)  # the first one ends meanwhile, and the other one runs
+            for process in tree:
+                process.suspend()
+            with psycopg.connect(standby.dsn, autocommit=True) as conn:
+                assert conn.execute("select pg_promote(wait => true)").fetchone() == (True,)
+            world.conn = psycopg.connect(world.dsn, autocommit=True)
+            new = until(lambda: inserted(client), "the client finds the standby")
+            while max(new) < max(old):
+                new += inserted(client)
+            assert set(old) <= set(new), "no id was given twice, so this shows nothing"
+            for process in tree:
+                process.resume()
+            until(lambda: world.scalar("select count(*) from wqcore.job") == 0, "they have ended")
+        assert world.scalar("select count(*) from wqcore.history where id = any(%s)", new) == len(new)
+        assert {job_id: world.runs().get(job_id) for job_id in old} == dict.fromkeys(old, 2), "each id ran twice: two jobs"
+        assert "Traceback" not in world.log()
+    finally:
+        world.stop()

@@ -161,11 +161,18 @@ class Executor(Waiting):
 
     def held(self) -> list[int]:
         """The ids of all jobs that wait, are parked, or run; not of those whose outcome waits to be written."""
-        ids = [row[_ID] for tier in self._tiers.values() for row in tier]
-        ids += [row[_ID] for row in self._suspects]
-        ids += [row[_ID] for row in self.keys.parked_rows()]
-        ids += [seat.row[_ID] for seat in self._seats if seat.row is not None]
-        return ids
+        return [row[_ID] for row in self._held_rows()]
+
+    def _held_rows(self) -> list[tuple[Any, ...]]:
+        rows = [row for tier in self._tiers.values() for row in tier]
+        rows += self._suspects
+        rows += self.keys.parked_rows()
+        rows += [seat.row for seat in self._seats if seat.row is not None]
+        return rows
+
+    def created(self) -> dict[int, int]:
+        """When each job in memory was inserted, in µs since 2000, also of those whose outcome waits to be written."""
+        return {row[_ID]: row[Row.CREATED_AT] for row in self._held_rows()} | dict(self.outcomes.created())
 
     def begun(self) -> list[tuple[Any, ...]]:
         """The rows of jobs that run, or have completed and are not acknowledged."""
@@ -309,7 +316,10 @@ class Executor(Waiting):
                     else:
                         text = kept.json() if kept else None
                         outcomes.ended.append(
-                            Ended(row[_ID], row[_REVISION], began, "completed", None, job._output, log=text)
+                            Ended(
+                                row[_ID], row[_REVISION], began, "completed", None, job._output,
+                                log=text, created_us=row[Row.CREATED_AT],
+                            )
                         )
                         if self.on_start_known is not None:
                             self.on_start_known(row, began)

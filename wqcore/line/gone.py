@@ -7,7 +7,8 @@ A turn's reply can bring back such a job, because its statement saw the table be
   the connection is lost, on which both that reply and that notification would have come;
 - changed (another priority, time or args) at the moment when we claimed it: it comes a second time, as a due one;
 
-and after a reconnect, what was deleted while nobody could tell us is asked for by id. A job that was completed in its
+and after a reconnect, what was deleted while nobody could tell us is asked for by id; another server is asked whether its
+jobs of those ids are the ones that we know. A job that was completed in its
 handler's transaction is missing from the table too, but must not be cancelled: its handler has only to return.
 
 All of it is memory. A crash leaves the claim, and the rescue finds only rows that are still there.
@@ -62,6 +63,15 @@ class Gone:
             return set()
         left = {job_id for job_id, _, _ in await self._protocol.remaining(held)}
         return set(held) - left - self.completed_tx
+
+
+    async def strangers(self, created: dict[int, int]) -> set[int]:
+        """Jobs in memory that this server does not have, or whose ids it gave to others; asked of another server.
+
+        What became of such a run must not be written: it would end a job that never ran.
+        """
+        there = dict(await self._protocol.created(list(created)))
+        return {job_id for job_id, at in created.items() if there.get(job_id) != at} - self.completed_tx
 
 
 def without_known(rows: list[tuple[Any, ...]], held: list[int], outcomes: Outcomes) -> list[tuple[Any, ...]]:

@@ -201,7 +201,7 @@ class Ledger:
                 log.exception("the backoff policy of kind %s failed; using the default", kind.name)
                 after_s = backoff.river(attempt)
         entry = error_of(row, error, kept.lines() if kept else None)
-        self.outcomes.again.append(Again(row[Row.ID], row[Row.REVISION], attempt, after_s, entry))
+        self.outcomes.again.append(Again(row[Row.ID], row[Row.REVISION], attempt, after_s, entry, created_us=row[Row.CREATED_AT]))
         self._say(
             logging.WARNING, "Task failed", row, began, error=self._shown(error, shown), retry_in_s=round(after_s, 3)
         )
@@ -209,7 +209,7 @@ class Ledger:
     def _snooze(self, row: tuple[Any, ...], after_s: float) -> None:
         ready_us = row[Row.CREATED_AT] if row[Row.RUN_AT] is None else row[Row.RUN_AT]
         self.outcomes.again.append(
-            Again(row[Row.ID], row[Row.REVISION], row[Row.ATTEMPT], after_s, None, ready_us)
+            Again(row[Row.ID], row[Row.REVISION], row[Row.ATTEMPT], after_s, None, ready_us, row[Row.CREATED_AT])
         )
 
     def _end(
@@ -225,7 +225,9 @@ class Ledger:
     ) -> None:
         """`shown` is what the log may say of an error that quotes others."""
         entry = error_of(row, error, kept.lines() if kept else None)
-        self.outcomes.ended.append(Ended(row[Row.ID], row[Row.REVISION], began, outcome, entry, started=started))
+        self.outcomes.ended.append(
+            Ended(row[Row.ID], row[Row.REVISION], began, outcome, entry, started=started, created_us=row[Row.CREATED_AT])
+        )
         self._say(logging.WARNING, f"Task {outcome}", row, began, error=self._shown(error, shown))
 
     def _unknown_kind(self, row: tuple[Any, ...], began: float) -> None:

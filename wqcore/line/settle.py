@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -31,6 +31,8 @@ class Again(NamedTuple):
     error: str | None
     ready_us: int = 0
     """When the claimed job was ready, in µs since 2000: what tells a snooze that is sent again. A failure needs none."""
+    created_us: int = 0
+    """When the job was inserted, as `Row.CREATED_AT`."""
 
 
 class Ended(NamedTuple):
@@ -46,6 +48,8 @@ class Ended(NamedTuple):
     """False: it was cancelled before it ran, so no attempt is counted."""
     log: str | None = None
     """The lines that a completed job keeps, as JSON; those of one that failed are in its error."""
+    created_us: int = 0
+    """When the job was inserted, as `Row.CREATED_AT`."""
 
 
 class Outcomes:
@@ -90,6 +94,19 @@ class Outcomes:
     def ids(self) -> list[int]:
         """The ids of all jobs in here."""
         return self.done_ids + [item.id for item in self.again] + [item.id for item in self.ended]
+
+    def created(self) -> Iterator[tuple[int, int]]:
+        """(id, created_at in µs since 2000) of all jobs in here."""
+        yield from ((row[_ID], row[Row.CREATED_AT]) for row in self.done)
+        yield from ((item.id, item.created_us) for item in self.again)
+        yield from ((item.id, item.created_us) for item in self.ended)
+
+    def drop(self, ids: set[int]) -> None:
+        """Forgets what became of these."""
+        kept = [(row, began) for row, began in zip(self.done, self.done_began, strict=True) if row[_ID] not in ids]
+        self.done, self.done_began = [row for row, _ in kept], [began for _, began in kept]
+        self.again = [item for item in self.again if item.id not in ids]
+        self.ended = [item for item in self.ended if item.id not in ids]
 
     def absorb(self, other: Outcomes) -> None:
         """Takes over what `other` has; used when a turn failed and must be sent again."""

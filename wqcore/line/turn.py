@@ -200,6 +200,10 @@ class Protocol:
         """(id, slot, priority) of those jobs that are still unfinished."""
         return await self._send("remaining", ids=BigIntArray(ids))
 
+    async def created(self, ids: list[int]) -> list[tuple[int, int]]:
+        """(id, time of insert in µs since 2000) of those jobs that are still unfinished."""
+        return await self._send("created", ids=BigIntArray(ids))
+
     async def take_permits(self, count: int, total: int) -> list[int]:
         """Takes up to `count` free permits of `total`; returns all that it owns then."""
         await self._send("permits_take", n=count, total=total)
