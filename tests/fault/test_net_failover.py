@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import psutil
@@ -107,10 +110,33 @@ def test_a_promoted_standby_is_found_and_every_acknowledged_job_is_completed(
         world.stop()
 
 
-def test_jobs_of_a_promoted_standby_that_had_not_got_all_run_though_their_ids_were_used_before(
-    new_cluster: NewCluster, tmp_path: Path
-) -> None:
-    """They stayed for ever: the shard went on from ids that it had read on the old primary."""
+class Lagging(NamedTuple):
+    """A master, and a client, on a primary whose standby hears nothing of it any more, but knows the shard."""
+
+    world: World
+    master: subprocess.Popen[bytes]
+    client: wqcore.SyncClient
+    primary: Cluster
+    standby: Cluster
+
+    def promote(self) -> None:
+        with psycopg.connect(self.standby.dsn, autocommit=True) as conn:
+            assert conn.execute("select pg_promote(wait => true)").fetchone() == (True,)
+        self.world.conn = psycopg.connect(self.world.dsn, autocommit=True)
+
+    def until_done(self) -> None:
+        until(lambda: self.world.scalar("select count(*) from wqcore.job") == 0, "all have ended")
+
+    def inserted(self) -> list[int]:
+        """Ids of ten new jobs; none while there is no server."""
+        try:
+            return [int(self.client.insert(Nap())) for _ in range(10)]
+        except wqcore.DatabaseUnavailable:
+            return []
+
+
+@pytest.fixture
+def lagging(new_cluster: NewCluster, tmp_path: Path) -> Iterator[Lagging]:
     primary = new_cluster()
     with admin(primary) as conn:
         conn.execute("create database jobs")
@@ -119,35 +145,17 @@ def test_jobs_of_a_promoted_standby_that_had_not_got_all_run_though_their_ids_we
     world = World(tmp_path, make_conninfo(hosts, target_session_attrs="read-write"))
     try:
         config = world.configure(database={"dsn": hosts, "connect_timeout_s": 2}, queues__default={"poll_interval_s": 0.2})
-        world.start(config)
+        master = world.start(config)
         ready(world)
-        cut_off(standby)
+        with admin(standby) as conn:
+            until(lambda: has_shard(standby), "the standby knows the shard")
+            conn.execute("alter system set primary_conninfo = ''")
+            conn.execute("select pg_reload_conf()")
+            until(lambda: conn.execute("select count(*) from pg_stat_wal_receiver").fetchone() == (0,), "it streams no more")
         with wqcore.SyncClient(load(config, environ={}), catalog=CATALOG) as client:
-            end = time.monotonic() + 3
-            while time.monotonic() < end:  # looks and turns, so that the floor goes up
-                client.insert_many([Nap()] * 20)
-                time.sleep(0.1)
-            until(lambda: world.scalar("select count(*) from wqcore.job") == 0, "all have ended")
-            newest = world.scalar("select max(id) from wqcore.history")
-            primary.crash()
-            with psycopg.connect(standby.dsn, autocommit=True) as conn:
-                assert conn.execute("select pg_promote(wait => true)").fetchone() == (True,)
-            world.conn = psycopg.connect(world.dsn, autocommit=True)
-            again = until(lambda: inserted(client), "the client finds the standby")
-            assert max(again) < newest, "no id was used before, so this shows nothing"
-            until(lambda: world.scalar("select count(*) from wqcore.job") == 0, "they have ended")
-            assert {client.wait(job_id, timeout_s=5).state for job_id in again} == {"completed"}
+            yield Lagging(world, master, client, primary, standby)
     finally:
         world.stop()
-
-
-def cut_off(standby: Cluster) -> None:
-    """A standby that knows the shard hears nothing more from its primary."""
-    with admin(standby) as conn:
-        until(lambda: has_shard(standby), "the standby knows the shard")
-        conn.execute("alter system set primary_conninfo = ''")
-        conn.execute("select pg_reload_conf()")
-        until(lambda: conn.execute("select count(*) from pg_stat_wal_receiver").fetchone() == (0,), "it streams no more")
 
 
 def has_shard(standby: Cluster) -> bool:
@@ -156,50 +164,43 @@ def has_shard(standby: Cluster) -> bool:
         return row is not None and row[0] > 0
 
 
-def inserted(client: wqcore.SyncClient) -> list[int]:
-    """Ids of ten new jobs; none while there is no server."""
-    try:
-        return [int(client.insert(Nap())) for _ in range(10)]
-    except wqcore.DatabaseUnavailable:
-        return []
+def test_jobs_of_a_promoted_standby_that_had_not_got_all_run_though_their_ids_were_used_before(lagging: Lagging) -> None:
+    """They stayed for ever: the shard went on from ids that it had read on the old primary."""
+    end = time.monotonic() + 3
+    while time.monotonic() < end:  # looks and turns, so that the floor goes up
+        lagging.client.insert_many([Nap()] * 20)
+        time.sleep(0.1)
+    lagging.until_done()
+    newest = lagging.world.scalar("select max(id) from wqcore.history")
+    lagging.primary.crash()
+    lagging.promote()
+    again = until(lagging.inserted, "the client finds the standby")
+    assert max(again) < newest, "no id was used before, so this shows nothing"
+    lagging.until_done()
+    assert {lagging.client.wait(job_id, timeout_s=5).state for job_id in again} == {"completed"}
 
 
-def test_what_became_of_a_job_is_not_written_of_another_one_that_got_its_id(new_cluster: NewCluster, tmp_path: Path) -> None:
+def test_what_became_of_a_job_is_not_written_of_another_one_that_got_its_id(lagging: Lagging) -> None:
     """A worker acknowledged, on a promoted standby, jobs of the old primary: new ones with their ids ended without a run."""
-    primary = new_cluster()
-    with admin(primary) as conn:
-        conn.execute("create database jobs")
-    standby = new_cluster("standby", copy_of=primary)
-    hosts = either(standby, primary, database="jobs")
-    world = World(tmp_path, make_conninfo(hosts, target_session_attrs="read-write"))
-    try:
-        config = world.configure(database={"dsn": hosts, "connect_timeout_s": 2})
-        master = world.start(config)
-        ready(world)
-        cut_off(standby)
-        with wqcore.SyncClient(load(config, environ={}), catalog=CATALOG) as client:
-            client.insert_many([Nap()] * 50)  # beyond what a sequence has written ahead
-            until(lambda: world.scalar("select count(*) from wqcore.job") == 0, "all have ended")
-            old = [int(client.insert(Nap(s))) for s in (0.5, 3.0)]
-            until(lambda: set(old) <= world.runs().keys(), "both run")
-            tree = [psutil.Process(master.pid), *psutil.Process(master.pid).children(recursive=True)]
-            primary.crash()
-            until(lambda: "trying again" in world.log(), "the worker has noticed")
-            time.sleep(0.6)  # the first one ends meanwhile, and the other one runs
-            for process in tree:
-                process.suspend()
-            with psycopg.connect(standby.dsn, autocommit=True) as conn:
-                assert conn.execute("select pg_promote(wait => true)").fetchone() == (True,)
-            world.conn = psycopg.connect(world.dsn, autocommit=True)
-            new = until(lambda: inserted(client), "the client finds the standby")
-            while max(new) < max(old):
-                new += inserted(client)
-            assert set(old) <= set(new), "no id was given twice, so this shows nothing"
-            for process in tree:
-                process.resume()
-            until(lambda: world.scalar("select count(*) from wqcore.job") == 0, "they have ended")
-        assert world.scalar("select count(*) from wqcore.history where id = any(%s)", new) == len(new)
-        assert {job_id: world.runs().get(job_id) for job_id in old} == dict.fromkeys(old, 2), "each id ran twice: two jobs"
-        assert "Traceback" not in world.log()
-    finally:
-        world.stop()
+    world = lagging.world
+    lagging.client.insert_many([Nap()] * 50)  # beyond what a sequence has written ahead
+    lagging.until_done()
+    old = [int(lagging.client.insert(Nap(s))) for s in (0.5, 3.0)]
+    until(lambda: set(old) <= world.runs().keys(), "both run")
+    lagging.primary.crash()
+    until(lambda: "trying again" in world.log(), "the worker has noticed")
+    time.sleep(0.6)  # the first one ends meanwhile, and the other one runs
+    tree = [psutil.Process(lagging.master.pid), *psutil.Process(lagging.master.pid).children(recursive=True)]
+    for process in tree:
+        process.suspend()
+    lagging.promote()
+    new = until(lagging.inserted, "the client finds the standby")
+    while max(new) < max(old):
+        new += lagging.inserted()
+    assert set(old) <= set(new), "no id was given twice, so this shows nothing"
+    for process in tree:
+        process.resume()
+    lagging.until_done()
+    assert world.scalar("select count(*) from wqcore.history where id = any(%s)", new) == len(new)
+    assert {job_id: world.runs().get(job_id) for job_id in old} == dict.fromkeys(old, 2), "each id ran twice: two jobs"
+    assert "Traceback" not in world.log()
