@@ -133,6 +133,8 @@ class Shard:
         self._progress = Progress(self._protocol)
         self._gone = Gone(self._protocol)
         self._registered = False
+        self._server = ""
+        """The one whose jobs were compared with those in memory."""
         self._draining = False
         self._leave_now = False
         self._share_wanted = True
@@ -515,7 +517,6 @@ class Shard:
             self._dsn, self._settings.database, name=f"wqcore {self.queue} shard {self.id}"[:60]
         )
         self._protocol.conn = conn
-        before = self._protocol.server
         if self._settings.database.listens:
             conn.add_notify_handler(lambda notification: self._notified(notification.payload))
             await conn.execute(b'listen "' + self._channel.encode() + b'"', prepare=False)
@@ -524,7 +525,7 @@ class Shard:
             self._registered = True
         else:
             await self._protocol.begin_session()
-        another = self._protocol.server != before
+        another = self._protocol.server != self._server
         self.lanes.connected(another=another)
         await self._obey(await self._protocol.look(self.lanes, []))
         self._proved()
@@ -535,6 +536,7 @@ class Shard:
             missing |= strangers
         if missing:
             self.executor.drop_jobs(missing)
+        self._server = self._protocol.server  # only now: a connection that is lost before has not compared all
 
     async def _disconnect(self) -> None:
         conn, self._protocol.conn = self._protocol.conn, None
