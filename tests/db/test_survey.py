@@ -15,7 +15,7 @@ from tests.fix_pg import ODD_SCHEMAS, Fresh
 from wqcore import clock
 from wqcore.line.lanes import Lanes
 from wqcore.line.settle import Outcomes
-from wqcore.watch.survey import LOOK_LIMIT_S, Seen, Survey, Who, memory
+from wqcore.watch.survey import LOOK_LIMIT_S, Seen, Survey, Who, memory, pause_after
 
 
 def look(database: Fresh) -> Any:
@@ -147,3 +147,9 @@ def test_a_look_that_got_stuck_takes_the_last_one_with_it(database: Fresh) -> No
     ago = clock.monotonic() - 15.0 - LOOK_LIMIT_S
     survey.keep(replace(found, at=ago), 15.0)
     assert survey.seen == Seen(ago, found.took_s)
+
+
+@pytest.mark.parametrize(("took_s", "least", "most"), [(0.01, 13.5, 16.5), (1.0, 19.0, 19.0), (20.0, 60.0, 60.0)])
+def test_a_slow_look_is_followed_by_a_longer_pause_but_not_by_minutes(took_s: float, least: float, most: float) -> None:
+    """One that was stuck in a frozen database for 20 s was followed by 400 s, in which the database seemed to be up."""
+    assert least <= pause_after(took_s, 15.0) <= most

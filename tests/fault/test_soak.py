@@ -19,7 +19,7 @@ PAGE = "# A page\n\n<!-- soak -->\nold\n<!-- /soak -->\nand more\n"
 def test_a_short_soak_loses_nothing_does_all_that_it_says_and_writes_its_page(tmp_path: Path) -> None:
     seed = int(os.environ.get("WQ_TEST_SEED", random.randrange(10**6)))
     plan = Plan(
-        seconds=2.0, seed=seed, per_second=120, sample_every_s=0.4, worker_killed_every_s=0.8,
+        seconds=4.0, seed=seed, per_second=120, sample_every_s=0.4, worker_killed_every_s=0.8,
         connections_cut_every_s=0.7, keeper_killed_every_s=1.1, master_replaced_every_s=1.3, restarts_at=(0.25,),
     )  # fmt: skip
     print(f"seed {seed}")

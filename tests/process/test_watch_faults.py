@@ -80,6 +80,12 @@ def keeper_of(master: subprocess.Popen[bytes]) -> psutil.Process:
     return next(child for child in psutil.Process(master.pid).children() if "keeper" in " ".join(child.cmdline()))
 
 
+def is_stopped(process: psutil.Process) -> bool:
+    """A thread that runs on another core stops a moment after the signal was sent."""
+    states = [file.read_text().rpartition(")")[2].split()[0] for file in Path(f"/proc/{process.pid}/task").glob("*/stat")]
+    return set(states) == {"T"}
+
+
 def test_stopped_processes_and_a_drain_are_told_by_name(world: World, watch: Watch) -> None:
     tables: dict[str, Any] = {"queues__default": {"workers": 4, "processes": 2}, "watch": watch.table}
     master = world.start(world.configure(process=TIMES | {"dead_after_s": 60.0, "drain_timeout_s": 20.0}, **tables))
@@ -89,6 +95,7 @@ def test_stopped_processes_and_a_drain_are_told_by_name(world: World, watch: Wat
     place = next(word for word in " ".join(worker.cmdline()).split() if "/" in word)
 
     send(keeper, signal.SIGSTOP)
+    until(lambda: is_stopped(keeper), "each of its threads has stopped")
     assert watch.get("/livez", timeout_s=0.5) == (0, ""), "a stopped keeper answers nobody, and that is not live"
     send(keeper, signal.SIGCONT)
     well(watch)

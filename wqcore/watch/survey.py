@@ -27,6 +27,10 @@ from wqcore.watch.status import COUNT_CAP
 log = logging.getLogger("wqcore.watch")
 
 SHARE = 0.05
+"""A look may take this share of the time; a slow one is followed by a longer pause."""
+PAUSE_INTERVALS_MAX = 4
+"""That pause ends after so many intervals. A look that waits for a frozen database is not work: after 20 s of that, the next one
+came after 400 s, and `wqcore_database_up` was 1 for as long, whatever the database did."""
 STATEMENT_LIMIT_MS = 10_000
 LOOK_LIMIT_S = 15.0
 """A look that takes longer than this has got stuck, or is so slow that the last one is not true any more."""
@@ -90,7 +94,7 @@ class Survey:
             began = clock.monotonic()
             found = self._look()
             took_s = clock.monotonic() - began
-            pause_s = max(clock.jittered(self._settings.watch.survey_interval_s), took_s / SHARE - took_s)
+            pause_s = pause_after(took_s, self._settings.watch.survey_interval_s)
             self.keep(replace(found, at=clock.monotonic(), took_s=took_s), pause_s)
             clock.sleep(pause_s)
 
@@ -136,6 +140,11 @@ class Survey:
         conn, self._conn = self._conn, None
         if conn is not None:
             conn.pgconn.finish()
+
+
+def pause_after(took_s: float, interval_s: float) -> float:
+    """How long to wait, in seconds, after a look that took so long: the interval, jittered, or what `SHARE` asks for."""
+    return max(clock.jittered(interval_s), min(took_s / SHARE - took_s, interval_s * PAUSE_INTERVALS_MAX))
 
 
 def memory(processes: Iterable[Who]) -> dict[tuple[str, str], tuple[int, int]]:
