@@ -142,8 +142,8 @@ class World:
         """Inserts by SQL, so that a test depends on nothing but the schema."""
         rows = self.conn.execute(
             "insert into wqcore.job (queue, slot, kind, args, max_attempts, serial_key) "
-            "select 'default', n %% 16, %s, %s::json, %s, %s from generate_series(1, %s) n returning id",
-            (kind, json.dumps(args or {}), columns.get("max_attempts", 5), columns.get("serial_key"), count),
+            "select 'default', coalesce(%s, n %% 16), %s, %s::json, %s, %s from generate_series(1, %s) n returning id",
+            (columns.get("slot"), kind, json.dumps(args or {}), columns.get("max_attempts", 5), columns.get("serial_key"), count),
         ).fetchall()
         return [id_ for (id_,) in rows]
 

@@ -116,9 +116,10 @@ def test_kill_9_the_master_takes_its_tree_along_and_the_next_runs_no_job_twice_a
     )
     master = locked.start(config)
     ready(locked, 2)
-    running = locked.insert("first", 20)
+    keys = [{"serial_key": f"key-{number}", "slot": number % 16} for number in range(20)]
+    running = [locked.insert("first", 1, **key)[0] for key in keys]
     until(lambda: len(locked.runs()) == 20, "20 jobs run")
-    waiting = locked.insert("nap", 20)
+    waiting = [locked.insert("nap", 1, **key)[0] for key in keys]  # for those that run, whatever seats are free
     tree = psutil.Process(master.pid).children(recursive=True)
     killed = time.monotonic()
     master.kill()
